@@ -1,0 +1,34 @@
+"""The table of all checks, in the order in which they are reported.
+
+It is a value: other catalogues can be made from it and handed to the engine. A new check is one file in
+`diagnoses/` or `experiments/` and one line here. Codes are SC, two digits for the check, two for the
+rule; a code that is given up moves to RETIRED and is never used again.
+"""
+
+from __future__ import annotations
+
+from stabcheck.check import Check
+from stabcheck.diagnoses.dying_relu import CHECK as DYING_RELU
+from stabcheck.diagnoses.exploding_gradients import CHECK as EXPLODING_GRADIENTS
+from stabcheck.diagnoses.gradient_norms import CHECK as GRADIENT_NORMS
+from stabcheck.diagnoses.vanishing_gradients import CHECK as VANISHING_GRADIENTS
+from stabcheck.experiments.checkpoint_resume import CHECK as CHECKPOINT_RESUME
+from stabcheck.experiments.clean_split import CHECK as CLEAN_SPLIT
+from stabcheck.experiments.eval_mode import CHECK as EVAL_MODE
+from stabcheck.experiments.lr_schedule import CHECK as LR_SCHEDULE
+from stabcheck.experiments.one_batch_overfit import CHECK as ONE_BATCH_OVERFIT
+
+CATALOG: tuple[Check, ...] = (
+    ONE_BATCH_OVERFIT,
+    GRADIENT_NORMS,
+    CLEAN_SPLIT,
+    CHECKPOINT_RESUME,
+    LR_SCHEDULE,
+    EVAL_MODE,
+    VANISHING_GRADIENTS,
+    EXPLODING_GRADIENTS,
+    DYING_RELU,
+)
+
+RETIRED: dict[str, str] = {}
+"""Code -> the code that took its place, or "" for none."""

@@ -1,0 +1,142 @@
+"""The vocabulary of a check: what may be wrong (Rule), that it is (Finding), and what was learnt (Outcome).
+
+A check is a module with a docstring, its rules and one function, published as `CHECK`. A *diagnosis*
+reads the Recording and is pure; an *experiment* uses the Bench. Neither prints, and neither raises to
+report: `Skip` means that the check does not apply, any other exception is for the engine to explain.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from stabcheck.recording import Recording
+    from stabcheck.trial.bench import Bench
+
+Severity = Literal["warn", "fail"]
+Source = tuple[str, int]
+
+
+class Skip(Exception):  # noqa: N818 - it is no error
+    """The check does not apply; the reason is a sentence for the user, with the key to add where one is missing."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A rule that fired, at a place. `evidence` is what the sentences were made from."""
+
+    code: str
+    severity: Severity
+    message: str
+    fix: str
+    location: str | None = None
+    source: Source | None = None
+    evidence: dict[str, Any] = field(default_factory=dict)
+    follows_from: str | None = None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One coded thing that can be wrong. `name` is the fault in kebab case; `message` and `fix` are templates
+    filled from a finding's evidence by `str.format`."""
+
+    code: str
+    name: str
+    severity: Severity
+    message: str
+    fix: str
+
+    def at(
+        self,
+        location: str | None = None,
+        *,
+        source: Source | None = None,
+        severity: Severity | None = None,
+        **evidence: Any,
+    ) -> Finding:
+        """The finding that this rule fired at `location` (a module or parameter path)."""
+        facts = {"location": location, **evidence}
+        return Finding(
+            code=self.code,
+            severity=severity or self.severity,
+            message=self.message.format(**facts),
+            fix=self.fix.format(**facts),
+            location=location,
+            source=source,
+            evidence=evidence,
+        )
+
+
+@dataclass(frozen=True)
+class NotChecked:
+    """Something a reader might think was checked, and why it was not."""
+
+    what: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a check returns. The status follows from the findings and is never set."""
+
+    summary: str
+    findings: tuple[Finding, ...] = ()
+    measurements: dict[str, Any] = field(default_factory=dict)
+    not_checked: tuple[NotChecked, ...] = ()
+
+    def but_not(self, what: str, why: str) -> Outcome:
+        """The same outcome, with one more thing that was not checked."""
+        return replace(self, not_checked=(*self.not_checked, NotChecked(what, why)))
+
+
+@dataclass(frozen=True)
+class Check:
+    """One entry of the catalogue. `run` takes the Recording (diagnosis) or the Bench (experiment)."""
+
+    id: str
+    kind: Literal["diagnosis", "experiment"]
+    title: str
+    rules: tuple[Rule, ...]
+    run: Callable[[Any], Outcome]
+    doc: str
+    needs_trial: bool = False
+
+
+def diagnosis(*, title: str, rules: tuple[Rule, ...]) -> Callable[[Callable[[Recording], Outcome]], Check]:
+    """Publish a pure function of the Recording as the check named after its file."""
+    return lambda function: _check(function, "diagnosis", title, rules, needs_trial=True)
+
+
+def experiment(
+    *, title: str, rules: tuple[Rule, ...], needs_trial: bool = False
+) -> Callable[[Callable[[Bench], Outcome]], Check]:
+    """Publish a function of the Bench as the check named after its file; `needs_trial` if it reads `bench.recording`."""
+    return lambda function: _check(function, "experiment", title, rules, needs_trial=needs_trial)
+
+
+def _check(
+    function: Callable[[Any], Outcome],
+    kind: Literal["diagnosis", "experiment"],
+    title: str,
+    rules: tuple[Rule, ...],
+    *,
+    needs_trial: bool,
+) -> Check:
+    module = sys.modules[function.__module__]
+    return Check(
+        id=function.__module__.rpartition(".")[2].replace("_", "-"),
+        kind=kind,
+        title=title,
+        rules=rules,
+        run=function,
+        doc=inspect.cleandoc(module.__doc__ or ""),
+        needs_trial=needs_trial,
+    )

@@ -1,0 +1,196 @@
+"""The command line. It parses, prints and picks the exit code, and is the only part that writes or exits.
+
+Exit codes: 0 no check failed, 1 a check failed (`--strict`: or warned), 2 it cannot be said, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from stabcheck import __version__
+from stabcheck import arguments as given
+from stabcheck.console import Look, OutputError, write
+from stabcheck.interrupts import Terminated, stoppable
+from stabcheck.publishing import Shown, listen, outputs, publish, say, say_not_loaded, write_recorded
+from stabcheck.selection import UsageError
+
+app = typer.Typer(
+    name="stabcheck",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+NO_VERDICT, INTERRUPTED = 2, 130
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        write(sys.stdout, f"stabcheck {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback(epilog="Exit codes: 0 no check failed, 1 a check failed, 2 no verdict, 130 interrupted.")
+def _stabcheck(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Pre-flight checks for PyTorch training: find what would waste the run before it starts."""
+
+
+@app.command()
+def run(
+    target: given.Target,
+    arg: given.Arg = None,
+    select: given.Select = None,
+    ignore: given.Ignore = None,
+    seed: given.Seed = given.DEFAULTS.seed,
+    steps: given.Steps = given.DEFAULTS.steps,
+    device: given.Device = None,
+    in_process: given.InProcess = False,
+    budget: given.Budget = given.DEFAULTS.budget,
+    load_timeout: given.LoadTimeout = given.DEFAULTS.load_timeout,
+    check_timeout: given.CheckTimeout = given.DEFAULTS.check_timeout,
+    json: given.Json = None,
+    save_recording: given.SaveRecording = None,
+    log_gradients: given.LogGradients = None,
+    strict: given.Strict = False,
+    quiet: given.Quiet = False,
+    verbose: given.Verbose = False,
+    color: given.ColorOption = given.Color.AUTO,
+) -> int:
+    """Check the training set-up that TARGET builds; it takes about a minute.
+
+    TARGET names a function that builds everything and returns it as a dict.
+    The dict has at least 'model' and 'train_loader'; more keys, more checks.
+    """
+    from stabcheck.options import Options
+
+    options = Options(
+        select=given.split(select),
+        ignore=given.split(ignore),
+        arguments=_named(arg or ()),
+        seed=seed,
+        steps=steps,
+        budget=budget,
+        load_timeout=load_timeout,
+        check_timeout=check_timeout,
+        device=device,
+        in_process=in_process,
+        verbose=verbose,
+    )
+    shown = Shown(json == "-", quiet, verbose, strict, color)
+    with outputs(json, log_gradients, save_recording) as files:
+        report, loaded = listen(target, options, shown, files)
+        is_broken = not loaded and all(check.error is not None for check in report.checks)
+        return (say_not_loaded if is_broken else publish)(report, files, shown)
+
+
+@app.command()
+def diagnose(
+    recording: given.RecordingFile,
+    select: given.Select = None,
+    ignore: given.Ignore = None,
+    json: given.Json = None,
+    log_gradients: given.LogGradients = None,
+    strict: given.Strict = False,
+    quiet: given.Quiet = False,
+    verbose: given.Verbose = False,
+    color: given.ColorOption = given.Color.AUTO,
+) -> int:
+    """Judge a recording again, without model, data or torch."""
+    from stabcheck.engine import diagnose as judge
+    from stabcheck.options import Options
+    from stabcheck.recording import from_json
+
+    try:
+        observed = from_json(recording.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{recording}: {getattr(error, 'strerror', None) or error}") from error
+    with outputs(json, log_gradients) as files:
+        report = judge(observed, Options(select=given.split(select), ignore=given.split(ignore)))
+        write_recorded(files, observed)
+        return publish(report, files, Shown(json == "-", quiet, verbose, strict, color))
+
+
+@app.command("list")
+def list_checks(json: given.AsJson = False, color: given.ColorOption = given.Color.AUTO) -> None:
+    """Show all checks."""
+    from stabcheck.catalog import CATALOG
+    from stabcheck.renderers import docs
+
+    if json:
+        write(sys.stdout, docs.to_json(CATALOG) + "\n", utf8=True)
+    else:
+        write(sys.stdout, docs.render_list(CATALOG, **Look.of(sys.stdout, color).options()))
+
+
+@app.command()
+def explain(topic: given.Topic, color: given.ColorOption = given.Color.AUTO) -> None:
+    """Say what a check looks at, why it matters and what to do."""
+    from stabcheck.catalog import CATALOG, RETIRED
+    from stabcheck.renderers import docs
+    from stabcheck.selection import choose
+
+    chosen = choose(CATALOG, (topic,), retired=RETIRED)
+    look = Look.of(sys.stdout, color).options()
+    pages = [docs.render_check(c, [r for r in c.rules if chosen.reports(r.code)], **look) for c in chosen.checks]
+    write(sys.stdout, "\n".join(pages))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the report."""
+    from json import dumps
+
+    from stabcheck.report import Report
+
+    write(sys.stdout, dumps(Report.model_json_schema(mode="serialization"), indent=2) + "\n", utf8=True)
+
+
+def _named(pairs: Sequence[str]) -> dict[str, str]:
+    """The `--arg` options by name."""
+    found: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise UsageError(f"--arg {pair}: write --arg NAME=VALUE")
+        if name in found:
+            raise UsageError(f"--arg {name} is given twice")
+        found[name] = value
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code. `argv` is without the program's name."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    verbose = any(re.fullmatch(r"-[a-z]*v[a-z]*|--verbose", word) for word in words)
+    try:
+        with stoppable():
+            code = app(words, prog_name="stabcheck", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Terminated as stopped:
+        return 128 + stopped.number
+    except (UsageError, OutputError) as error:
+        say(str(error))
+    except Exception as error:
+        # Typer's errors have had several homes; what they share is a message made for the user.
+        message = getattr(error, "format_message", None)
+        if message is None:
+            say(f"this is a fault of stabcheck, please report it: {type(error).__name__}: {error}")
+        elif type(error).__name__ == "NoArgsIsHelpError":
+            write(sys.stderr, message() + "\n")
+            return NO_VERDICT
+        else:
+            say(f"{message().rstrip('.')}; see stabcheck --help")
+    if verbose:
+        write(sys.stderr, traceback.format_exc())
+    return NO_VERDICT

@@ -1,0 +1,1 @@
+"""One file per check that only reads the Recording. Nothing here imports torch."""

@@ -1,0 +1,141 @@
+"""Activations, gradients or the loss grow until nothing can be learnt.
+
+## What it looks at
+The first NaN or infinity of the trial and where it appeared; the loss of the last ten steps against the best
+constant prediction and against the first losses; and the growth of activations with depth at the start. Levels are
+relative to the loss of the best constant prediction, so neither the scale of the loss nor large but harmless
+gradient norms count, and early spikes that settle within the trial are allowed.
+
+## Why it matters
+A loss far above what a constant guess gives does not come back: of the trainings that diverged within 200
+steps, 95 % had visibly done so by step 20. An infinite value turns every weight into NaN at the next update.
+
+## What to do
+If it starts high: scale the initialisation down with depth (He, or 1/sqrt(2L) on residual branches), or normalise.
+If it starts well and blows up: lower the learning rate, warm it up, clip the gradient norm.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from stabcheck import stats
+from stabcheck.check import Finding, Outcome, Rule, Skip, diagnosis
+from stabcheck.reading import progress
+from stabcheck.recording import Recording
+
+DIVERGED = 1.5
+"""Times the larger of first loss and constant-prediction loss: after 40 steps 0 alarms on 176 healthy trainings around
+the stability edge, 88 % of those that diverged (326 trainings of 500 steps)."""
+HOPELESS_START = 1000.0
+"""Times the constant-prediction loss at the first step. Up to 1000 times, models recovered (29 of 29); above, 5 of 7 never
+did. It counts only if the trial's end is still above DIVERGED."""
+FULL_RATE = 0.5
+"""Share of the planned peak rate that the trial must have reached to say something about it."""
+
+OVERFLOW = Rule(
+    "SC0801",
+    "overflow",
+    "fail",
+    "the {what} of {place} became {value} at step {step} (loss before: {losses})",
+    "{remedy}",
+)
+DIVERGENCE = Rule(
+    "SC0802",
+    "divergence",
+    "fail",
+    "the loss went from {first:.3g} to {last:.3g} in {steps} steps; the best constant guess has {constant:.3g}",
+    "{remedy}",
+)
+BLOWN_UP = Rule(
+    "SC0803",
+    "blown-up-start",
+    "fail",
+    "the first loss is {first:.3g}, {ratio:.0e} times that of the best constant guess ({constant:.3g}), and {steps} steps "
+    "did not mend it: activations grow {growth:.1e} times from the first to the last layer, past 100 times at {location}",
+    "scale the initialisation down (He initialisation; residual branches by 1/sqrt(2 × number of blocks), or start them "
+    "at zero), or normalise between the blocks",
+)
+
+
+@diagnosis(title="Exploding gradients", rules=(OVERFLOW, DIVERGENCE, BLOWN_UP))
+def CHECK(recording: Recording) -> Outcome:  # noqa: N802
+    """Judge the losses of the trial."""
+    state = progress(recording)
+    if not recording.losses:
+        raise Skip("train_step returned no loss and none could be seen: return the loss to have its course judged")
+    constant = state.constant if state.constant is not None else state.first
+    level = recording.yardsticks.zero if recording.yardsticks.zero is not None else constant
+    norms = [s.grad_norm for s in recording.steps if s.grad_norm is not None and math.isfinite(s.grad_norm)]
+    measured = {
+        "first_loss": state.first, "last_loss": state.last, "constant_loss": state.constant,
+        "largest_gradient_norm": max(norms, default=None), "median_gradient_norm": stats.median(norms) if norms else None,
+        "activation_growth": _growth(recording)[0],
+    }  # fmt: skip
+    finding = _overflow(recording)
+    reference = max(constant, level)
+    if finding is None and math.isfinite(state.last) and reference > 0:
+        growth, place = _growth(recording)
+        facts: dict[str, Any] = {
+            "first": state.first,
+            "last": state.last,
+            "constant": constant,
+            "steps": len(recording.steps),
+        }
+        if state.first > HOPELESS_START * reference and state.last > DIVERGED * reference:
+            finding = BLOWN_UP.at(
+                place, source=recording.source(place), ratio=state.first / reference, growth=growth, **facts
+            )
+        elif state.last > DIVERGED * max(reference, state.first):
+            finding = DIVERGENCE.at(None, remedy=_remedy(recording), **facts)
+    summary = (
+        finding.message
+        if finding
+        else f"finite and no growth in {len(recording.steps)} steps (loss {state.first:.3g} to {state.last:.3g})"
+    )
+    outcome = Outcome(summary, (finding,) if finding else (), measured)
+    share = recording.warmup_share
+    if share is not None and share < FULL_RATE and finding is None:
+        outcome = outcome.but_not(
+            "stability at the planned peak rate", f"the trial ran in the warm-up, at {share:.0%} of the peak at most"
+        )
+    return outcome.but_not("divergence after the trial", "late divergence shows no sign in the first steps")
+
+
+def _overflow(recording: Recording) -> Finding | None:
+    """A non-finite loss or activation. A gradient that is infinite below a finite loss is gradient-norms' business,
+    and so is a batch that brought the NaN along."""
+    if recording.first_non_finite is None or recording.first_non_finite[0] not in {"activation", "loss"}:
+        return None
+    what, where, step = recording.first_non_finite
+    before = [f"{loss:.3g}" for loss in recording.losses[max(0, step - 3) : step]]
+    value = "infinite or NaN"
+    return OVERFLOW.at(
+        where or None, source=recording.source(where), what="output" if what == "activation" else "value",
+        place=where or "the loss", value=value, step=step, losses=", ".join(before) or "none", remedy=_remedy(recording),
+    )  # fmt: skip
+
+
+def _growth(recording: Recording) -> tuple[float, str | None]:
+    """Activations at step 0: last over first layer, and the first layer above 100 times the first."""
+    rows = [(s.module, s.out_rms[0]) for s in recording.signals if s.out_rms and s.out_rms[0]]
+    if len(rows) < 2:
+        return 1.0, rows[0][0] if rows else None
+    start = rows[0][1] or 1.0
+    place = next((module for module, rms in rows if rms and rms > 100 * start), rows[-1][0])
+    return (rows[-1][1] or 0.0) / start, place
+
+
+def _remedy(recording: Recording) -> str:
+    norms = [s.grad_norm for s in recording.steps[:5] if s.grad_norm is not None and math.isfinite(s.grad_norm)]
+    clip = (
+        ""
+        if recording.clipping.observed or not norms
+        else f", clip_grad_norm {stats.median(norms):.2g} (the median at the start)"
+    )
+    rates = next((s.lr for s in recording.steps if s.lr), ())
+    rate = f" (now {max(rates):.3g})" if rates else ""
+    if _growth(recording)[0] > HOPELESS_START:
+        return "scale the initialisation down or normalise: activations already grow a thousandfold through the layers"
+    return f"lower the learning rate by 10{rate}, warm it up{clip}"

@@ -1,0 +1,237 @@
+"""Runs the checks on a target: yields events, prints nothing, never imports torch.
+
+`events` is the real thing; `run` is for programs that only want the Report; `diagnose` judges a Recording that was
+made before. User code runs in a worker (see `supervisor`). Whatever becomes of it, every selected check gets a
+result and the Report is made: a check under way when the worker is lost becomes an error, and another worker
+takes the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stabcheck import recording as recordings
+from stabcheck.catalog import CATALOG, RETIRED
+from stabcheck.check import Check
+from stabcheck.events import Event, Finished, Progress
+from stabcheck.ledger import Ledger
+from stabcheck.options import Options
+from stabcheck.protocol import ACTIVE, GRACE_SHARE, Request, Surroundings, allowance
+from stabcheck.recording import Recording
+from stabcheck.report import CheckError, Report
+from stabcheck.selection import UsageError, choose
+from stabcheck.supervisor import Host, HostError, Worker, WorkerLostError
+from stabcheck.userland import clean, shown
+
+__all__ = ["Host", "Options", "UsageError", "diagnose", "events", "run"]
+
+TRIAL = "stabcheck.trial.recorder:record_trial"
+START_SECONDS = 300.0
+"""For Python and torch to be imported: a second from a warm disk, minutes from a cold network drive."""
+
+
+def run(
+    target: str, options: Options | None = None, catalog: Sequence[Check] = CATALOG, *, host: Host | None = None
+) -> Report:
+    """Check a target and return the Report.
+
+    Raises:
+        UsageError: an option means nothing. What is wrong with the target is in the Report.
+    """
+    for event in events(target, options, catalog, host=host):
+        if isinstance(event, Finished):
+            return event.report
+    raise AssertionError("the last event is Finished")
+
+
+def events(
+    target: str, options: Options | None = None, catalog: Sequence[Check] = CATALOG, *, host: Host | None = None
+) -> Iterator[Event]:
+    """Check a target, and tell what happens while it does; the last event is Finished.
+
+    Closing the iterator, or a KeyboardInterrupt in it, ends all processes.
+
+    Args:
+        host: starts the workers, so that several runs need to import torch only once.
+
+    Raises:
+        UsageError: an option means nothing (at once, not at the first event).
+    """
+    options = options or Options()
+    if os.environ.get(ACTIVE):
+        raise UsageError("the target calls stabcheck.run while it is loaded: put that under if __name__ == '__main__'")
+    ledger = Ledger(target, options, choose(catalog, options.select, options.ignore, RETIRED))
+    return _events(ledger, host)
+
+
+def diagnose(recording: Recording, options: Options | None = None, catalog: Sequence[Check] = CATALOG) -> Report:
+    """Judge a Recording by the diagnoses of the catalogue; nothing of the target is needed.
+
+    Raises:
+        UsageError: `select` names no diagnosis.
+    """
+    options = options or Options()
+    diagnoses = [check for check in catalog if check.kind == "diagnosis"]
+    ledger = Ledger(recording.target, options, choose(diagnoses, options.select, options.ignore, RETIRED))
+    ledger.recording = recording
+    for _ in ledger.diagnose():
+        pass
+    return ledger.report()
+
+
+def _events(ledger: Ledger, host: Host | None) -> Iterator[Event]:
+    yield Progress("loading")
+    with tempfile.TemporaryDirectory(prefix="stabcheck-", ignore_cleanup_errors=True) as folder:
+        files = Path(folder)
+        if ledger.options.in_process or os.name != "posix":
+            yield from _in_process(ledger, files)
+        else:
+            with contextlib.ExitStack() as stack:
+                try:
+                    yield from _in_workers(ledger, host or stack.enter_context(Host()), files)
+                except HostError as error:
+                    problem = CheckError(blame="target", stage="start", message=error.message, traceback=error.trace)
+                    yield from ledger.fail("load", problem)
+    yield Finished(ledger.report())
+
+
+def _in_process(ledger: Ledger, files: Path) -> Iterator[Event]:
+    from stabcheck import worker
+    from stabcheck.trial.nursery import Nursery
+
+    folder, arguments = os.getcwd(), list(sys.argv)
+    worker.preload()
+    try:
+        sys.argv[:] = [ledger.target.rpartition(":")[0]]
+        nursery = Nursery(parked=False, files=files)
+        for message in worker.work(_request(ledger, files), lambda *_: None, nursery, files, contained=False):
+            yield from ledger.take(message)
+    finally:
+        os.chdir(folder)
+        sys.argv[:] = arguments
+
+
+def _in_workers(ledger: Ledger, host: Host, files: Path) -> Iterator[Event]:
+    options = ledger.options
+    log = options.log or files / "log.txt"
+    output = os.dup(2) if options.verbose else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        # Every turn settles at least what was under way, so there is an end to it.
+        while ledger.stage is not None:
+            worker = host.start(_request(ledger, files), output, time.monotonic() + START_SECONDS)
+            worker.log = None if options.verbose else log
+            try:
+                yield from _follow(ledger, worker)
+            finally:
+                worker.end()
+    finally:
+        os.close(output)
+
+
+def _follow(ledger: Ledger, worker: Worker) -> Iterator[Event]:
+    """Listen to a worker until there is nothing left to do, or it is lost."""
+    stage: str | None = "load"
+    limit = _limit(ledger, "load")
+    while stage is not None:
+        try:
+            message = worker.receive(limit.until)
+        except WorkerLostError as lost:
+            yield from _lost(ledger, stage, lost, limit)
+            return
+        yield from ledger.take(message)
+        if message["type"] == "progress":
+            continue
+        # Between two stages the next one counts as begun.
+        stage = message["stage"] if message["type"] == "started" else ledger.stage
+        if stage is not None:
+            limit = _limit(ledger, stage)
+    worker.finish()
+
+
+@dataclass(frozen=True)
+class _Limit:
+    until: float
+    """time.monotonic()"""
+    option: str
+    """What sets it: "--check-timeout 90 s"."""
+    is_budget: bool
+
+
+def _limit(ledger: Ledger, stage: str) -> _Limit:
+    options, now = ledger.options, time.monotonic()
+    budget = f"--budget {options.budget:g} s"
+    if stage == "load":
+        rest = ledger.left + GRACE_SHARE * options.budget
+        if ledger.deadline is not None and rest < options.load_timeout:
+            return _Limit(now + rest, budget, is_budget=True)
+        return _Limit(now + options.load_timeout, f"--load-timeout {options.load_timeout:g} s", is_budget=False)
+    allowed = allowance(stage, options.budget, options.check_timeout, ledger.left)
+    if stage == "trial":
+        return _Limit(now + allowed.hard, f"{allowed.hard:.3g} s, its share of {budget}", is_budget=False)
+    option = budget if allowed.by_budget else f"--check-timeout {options.check_timeout:g} s"
+    return _Limit(now + allowed.hard, option, is_budget=allowed.by_budget)
+
+
+def _lost(ledger: Ledger, stage: str, lost: WorkerLostError, limit: _Limit) -> Iterator[Event]:
+    place = f" ({shown(lost.stack.place[0])}:{lost.stack.place[1]})" if lost.stack.place else ""
+    if lost.late and limit.is_budget:
+        if stage == "load":
+            yield from ledger.fail("load", None, f"did not fit {limit.option}: the target had to be loaded again")
+        else:
+            yield from ledger.fail(stage, None, f"was stopped unfinished when {limit.option} was spent{place}")
+        return
+    what = lost.how
+    if lost.late:
+        what = f"did not end within {limit.option}; raise that if it is only slow"
+        place = f"; it was busy at {shown(lost.stack.place[0])}:{lost.stack.place[1]}" if lost.stack.place else ""
+    elif lost.ours:
+        what = "the worker failed; its own traceback is in the output below"
+    tail = f"Last output:\n{lost.tail}" if lost.tail else ""
+    trace = "\n".join(part for part in (str(lost.stack), tail) if part)
+    error = CheckError(
+        blame="stabcheck" if lost.ours else "target",
+        stage="loading" if stage == "load" else stage,
+        message=clean(what + place),
+        traceback=clean(trace),
+    )
+    yield from ledger.fail(stage, error)
+
+
+def _request(ledger: Ledger, files: Path) -> Request:
+    options, recording = ledger.options, ledger.recording
+    return Request(
+        target=ledger.target,
+        arguments=dict(options.arguments),
+        checks=tuple(_reference(check) for check in ledger.pending),
+        trial=TRIAL if ledger.trial_is_due else None,
+        recording=recordings.to_json(recording) if recording is not None else None,
+        seed=options.seed,
+        steps=options.steps,
+        device=options.device,
+        budget=options.budget,
+        left=ledger.left,
+        reloading=ledger.deadline is not None,
+        check_timeout=options.check_timeout,
+        surroundings=Surroundings(
+            folder=os.getcwd(),
+            path=tuple(entry or os.getcwd() for entry in sys.path),
+            environment=dict(os.environ),
+            files=str(files),
+        ),
+    )
+
+
+def _reference(check: Check) -> str:
+    """A check as "module:name", for a process that has to import it."""
+    module = check.run.__module__
+    for name, value in vars(sys.modules[module]).items():
+        if value is check:
+            return f"{module}:{name}"
+    raise UsageError(f"the check {check.id!r} cannot be run in a worker: give it a name in the module {module}")

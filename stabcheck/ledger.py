@@ -1,0 +1,143 @@
+"""What is known of a run so far: which checks have a result, what comes next, and at the end the Report.
+
+It takes in what workers say and gives out events. It knows nothing of processes.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import stabcheck
+from stabcheck import recording as recordings
+from stabcheck.causes import fold
+from stabcheck.check import Check, NotChecked
+from stabcheck.events import CheckFinished, Event, Loaded, Progress, Recorded
+from stabcheck.judging import Judged, failed, gathered, judge, only, skipped
+from stabcheck.options import Options
+from stabcheck.protocol import Message
+from stabcheck.recording import Recording
+from stabcheck.report import STATUSES, CheckError, CheckResult, NotCheckedResult, Report, overall
+from stabcheck.selection import Selection
+
+FIRST = ("lr-schedule", "clean-split", "eval-mode", "one-batch-overfit", "checkpoint-resume")
+"""Experiments that are cheap and decisive. What does not fit the budget is at the other end of the order."""
+
+
+class Ledger:
+    """The state of one run."""
+
+    def __init__(self, target: str, options: Options, selection: Selection) -> None:
+        self.target, self.options, self.selection = target, options, selection
+        self.recording: Recording | None = None
+        self.deadline: float | None = None
+        """time.monotonic() at which the budget is spent; None before the target was loaded."""
+        self.trial_is_due = any(check.needs_trial for check in selection.checks)
+        self._results: dict[str, CheckResult] = {}
+        self._not_checked: list[tuple[str, NotChecked]] = []
+        self._facts: dict[str, Any] = {}
+        order = {name: place for place, name in enumerate(FIRST)}
+        experiments = [check for check in selection.checks if check.kind == "experiment"]
+        self._experiments = sorted(experiments, key=lambda check: order.get(check.id, len(order)))
+
+    @property
+    def pending(self) -> list[Check]:
+        """Experiments without a result, in the order in which they are to run."""
+        return [check for check in self._experiments if check.id not in self._results]
+
+    @property
+    def stage(self) -> str | None:
+        """What is next: "trial", the id of an experiment, or None if nothing is left."""
+        if self.trial_is_due:
+            return "trial"
+        return self.pending[0].id if self.pending else None
+
+    @property
+    def left(self) -> float:
+        """Seconds of the budget."""
+        return self.options.budget if self.deadline is None else self.deadline - time.monotonic()
+
+    def take(self, message: Message) -> Iterator[Event]:
+        """What a worker's message (see `protocol`) means for the run."""
+        kind = message["type"]
+        if kind == "started":
+            yield Progress("loading" if message["stage"] == "load" else message["stage"])
+        elif kind == "progress":
+            yield Progress(message["stage"], message["fraction"], message["detail"])
+        elif kind == "loaded" and self.deadline is None:
+            self.deadline = time.monotonic() + self.options.budget
+            self._facts = message["facts"]
+            yield Loaded(message["seconds"], message["facts"])
+        elif kind == "recorded":
+            self.recording = recordings.from_json(message["recording"])
+            yield Recorded(self.recording)
+            yield from self.diagnose()
+        elif kind == "result":
+            left_out = tuple(NotChecked(*item) for item in message["not_checked"])
+            yield self._enter(Judged(CheckResult.model_validate(message["result"]), left_out))
+        elif kind == "failed":
+            error = CheckError.model_validate(message["error"]) if "error" in message else None
+            yield from self.fail(message["stage"], error, message.get("skip_reason", ""))
+
+    def fail(self, stage: str, error: CheckError | None, skip_reason: str = "") -> Iterator[Event]:
+        """A stage is over without a result, for good: "load" means that nothing more can be run, "trial" concerns all
+        checks that need it, the id of an experiment that one alone."""
+        if stage == "load":
+            concerned: Iterable[Check] = self.selection.checks
+        elif stage == "trial":
+            concerned = [check for check in self.selection.checks if check.needs_trial]
+        else:
+            concerned = [check for check in self.selection.checks if check.id == stage]
+        if stage in {"load", "trial"}:
+            self.trial_is_due = False
+        for check in concerned:
+            if check.id not in self._results:
+                yield self._enter(Judged(failed(check, error) if error else skipped(check, skip_reason)))
+
+    def diagnose(self) -> Iterator[Event]:
+        """Judge the recording."""
+        self.trial_is_due = False
+        for check in self.selection.checks:
+            if check.kind == "diagnosis":
+                yield self._enter(judge(check, self.recording, contained=False))
+
+    def report(self) -> Report:
+        """The Report; every check must have its result."""
+        checks = fold([self._results[check.id] for check in self.selection.checks])
+        counts = Counter(check.status for check in checks)
+        return Report(
+            status=overall(checks),
+            target=self.target,
+            environment=self._environment(),
+            counts={status: counts[status] for status in STATUSES},
+            checks=checks,
+            not_checked=tuple(NotCheckedResult(what=one.what, why=one.why) for one in gathered(self._not_checked)),
+        )
+
+    def _enter(self, judged: Judged) -> CheckFinished:
+        result = only(judged.result, self.selection.reports)
+        self._results[result.id] = result
+        self._not_checked += [(result.id, item) for item in judged.not_checked]
+        return CheckFinished(result)
+
+    def _environment(self) -> dict[str, Any]:
+        torch = self._facts.get("torch")
+        if torch is None:
+            try:
+                torch = importlib.metadata.version("torch")
+            except importlib.metadata.PackageNotFoundError:
+                torch = None
+        recording = self.recording
+        return {
+            "stabcheck": stabcheck.__version__,
+            "python": platform.python_version(),
+            "torch": torch,
+            "platform": platform.platform(),
+            "device": self._facts.get("device"),
+            "seed": recording.seed if recording is not None else self.options.seed,
+            "steps": recording.planned if recording is not None else self.options.steps,
+        }

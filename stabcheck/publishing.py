@@ -1,0 +1,155 @@
+"""The command line's part between the events of a run and what is printed and written of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stabcheck.console import Look, OutputFile, StdoutToStderr, open_outputs, write
+from stabcheck.interrupts import Terminated
+from stabcheck.renderers.text import STATUS_WORDS, clean
+from stabcheck.selection import UsageError
+
+if TYPE_CHECKING:
+    from stabcheck.arguments import Color
+    from stabcheck.events import Event
+    from stabcheck.options import Options
+    from stabcheck.recording import Recording
+    from stabcheck.report import CheckResult, Report
+
+NO_VERDICT = 2
+
+
+class Shown:
+    """What of the report is shown, where and how."""
+
+    def __init__(self, json_on_stdout: bool, quiet: bool, verbose: bool, strict: bool, color: Color) -> None:
+        self.json_on_stdout, self.quiet, self.verbose, self.strict = json_on_stdout, quiet, verbose, strict
+        self.stream = sys.stderr if json_on_stdout else sys.stdout
+        self.look = Look.of(self.stream, color)
+        self.live = Look.of(sys.stderr, color)
+
+
+def outputs(
+    json: str | None, log_gradients: Path | None, save_recording: Path | None = None
+) -> contextlib.AbstractContextManager[dict[str, OutputFile]]:
+    """The files to write, by option; they are opened now, so that what cannot be written is known before the run."""
+    from stabcheck.renderers.gradients import FORMATS
+
+    if log_gradients is not None and log_gradients.suffix.lower() not in FORMATS:
+        raise UsageError(f"--log-gradients {log_gradients}: the name must end in {' or '.join(FORMATS)}")
+    report = None if json in {None, "-"} else Path(str(json))
+    return open_outputs({"--json": report, "--save-recording": save_recording, "--log-gradients": log_gradients})
+
+
+def listen(target: str, options: Options, shown: Shown, files: dict[str, OutputFile]) -> tuple[Report, bool]:
+    """Run the checks: the report, and whether the set-up could be loaded at all."""
+    from stabcheck import events as happened
+    from stabcheck.catalog import CATALOG, RETIRED
+    from stabcheck.engine import events
+    from stabcheck.selection import choose
+
+    checks = len(choose(CATALOG, options.select, options.ignore, RETIRED).checks)
+    results: list[CheckResult] = []
+    loaded = False
+    try:
+        with contextlib.ExitStack() as stack:
+            if options.in_process:
+                stack.enter_context(StdoutToStderr())
+            display = stack.enter_context(_display(shown, options, checks))
+            stream = events(target, options)
+            stack.callback(stream.close)  # type: ignore[attr-defined]
+            for event in stream:
+                display(event)
+                if isinstance(event, happened.Loaded):
+                    loaded = True
+                elif isinstance(event, happened.Recorded):
+                    write_recorded(files, event.recording)
+                elif isinstance(event, happened.CheckFinished):
+                    results.append(event.result)
+                elif isinstance(event, happened.Finished):
+                    return event.report, loaded
+    except (KeyboardInterrupt, Terminated):
+        _say_partial(results, checks)
+        raise
+    raise AssertionError("the last event is Finished")
+
+
+@contextlib.contextmanager
+def _display(shown: Shown, options: Options, checks: int) -> Iterator[Callable[[Event], None]]:
+    """Shows what is under way, where a person can see it and nothing else is printed there."""
+    if shown.quiet or options.verbose or options.in_process or not shown.live.moving:
+        yield lambda event: None
+        return
+    from stabcheck.renderers.progress import Display
+
+    with Display(sys.stderr, checks=checks, color=shown.live.color, ascii=shown.live.ascii) as display:
+        yield display.show
+
+
+def write_recorded(files: dict[str, OutputFile], recording: Recording) -> None:
+    """Write the files that are made from the recording, as far as they are wanted."""
+    from stabcheck.recording import to_json
+    from stabcheck.renderers import gradients
+
+    if file := files.get("--save-recording"):
+        file.write(to_json(recording) + "\n")
+    if file := files.get("--log-gradients"):
+        file.write(gradients.render(recording, file.path.suffix.lower()))
+
+
+def publish(report: Report, files: dict[str, OutputFile], shown: Shown) -> int:
+    """Write the report everywhere it is wanted; the exit code."""
+    from stabcheck.catalog import CATALOG
+    from stabcheck.renderers.terminal import render, verdict_line
+    from stabcheck.report import exit_code
+
+    _write_json(report, files, shown)
+    for option, file in files.items():
+        if not file.written:
+            say(f"{option} {file.path} was not written: nothing was recorded")
+    if not shown.quiet:
+        look = shown.look.options()
+        text = render(report, **look, catalog=CATALOG, base=os.getcwd(), verbose=shown.verbose)
+        write(shown.stream, text)
+    elif not shown.json_on_stdout:
+        write(sys.stdout, verdict_line(report, ascii=shown.look.ascii) + "\n")
+    return exit_code(report, strict=shown.strict)
+
+
+def say_not_loaded(report: Report, files: dict[str, OutputFile], shown: Shown) -> int:
+    """One line says why nothing could be checked; JSON has it for every check."""
+    _write_json(report, files, shown)
+    error = next(check.error for check in report.checks if check.error is not None)
+    if error.blame == "stabcheck":
+        what = f"a fault of stabcheck, not of your set-up: {error.message}"
+    else:
+        what = error.message if error.stage == "TARGET" else f"{error.stage}: {error.message}"
+    say(what + (" (-v shows the traceback)" if error.traceback and not shown.verbose else ""))
+    if shown.verbose and error.traceback:
+        write(sys.stderr, clean(error.traceback, lines=True).rstrip() + "\n")
+    return NO_VERDICT
+
+
+def _write_json(report: Report, files: dict[str, OutputFile], shown: Shown) -> None:
+    if file := files.get("--json"):
+        file.write(report.to_json() + "\n")
+    if shown.json_on_stdout:
+        write(sys.stdout, report.to_json() + "\n", utf8=True)
+
+
+def _say_partial(results: Sequence[CheckResult], checks: int) -> None:
+    """What is known when the run is interrupted."""
+    say(f"interrupted after {len(results)} of {checks} checks; no report was written")
+    for result in results:
+        summary = result.error.message if result.error else result.skip_reason or result.summary
+        write(sys.stderr, clean(f"  {STATUS_WORDS[result.status]:5}  {result.id}: {summary}") + "\n")
+
+
+def say(message: str) -> None:
+    """One line on standard error."""
+    write(sys.stderr, f"stabcheck: {clean(message)}\n")

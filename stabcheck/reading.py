@@ -1,0 +1,120 @@
+"""What several diagnoses ask of a Recording: how far training got, and where the gradient thins out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from stabcheck import stats
+from stabcheck.recording import Recording
+
+TAIL = 10
+"""Steps at the end of the trial over which losses are averaged."""
+STALLED = 0.1
+"""Progress below this share of the way is none: 15 % of healthy trainings, and all that cannot train, are below it
+after 40 steps (1,234 trainings), so it only ever confirms another sign."""
+FALLING = 0.05
+"""A fall of the loss within the last half of the trial, as a share of the constant-prediction level, that counts as
+movement when it also exceeds twice its standard error."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the loss came, from the best constant prediction (0) to its own floor (1)."""
+
+    share: float | None
+    first: float
+    last: float
+    constant: float | None
+    falling: bool
+
+    @property
+    def stalled(self) -> bool:
+        """The model has learnt nothing about its inputs, and nothing is under way."""
+        return self.share is not None and not self.share >= STALLED and not self.falling
+
+
+def progress(recording: Recording) -> Progress:
+    """Progress over the trial. Where no constant prediction is known the first losses stand in for it: an untrained
+    model is seldom better than a constant."""
+    losses = recording.losses
+    if not losses:
+        return Progress(None, math.nan, math.nan, recording.yardsticks.constant, falling=False)
+    first, last = stats.mean(losses[:3]), stats.mean(losses[-TAIL:])
+    constant = recording.yardsticks.constant
+    reference = constant if constant is not None else first
+    floor = recording.yardsticks.oracle
+    if floor is None:
+        floor = min(0.0, reference - abs(reference))
+    gap = reference - floor
+    share = (reference - last) / gap if gap > 0 and math.isfinite(gap) else None
+    return Progress(share, first, last, constant, falling=_falling(losses, abs(gap)))
+
+
+def _falling(losses: tuple[float, ...], scale: float) -> bool:
+    if len(losses) < 2 * TAIL:
+        return False
+    early, late = losses[-2 * TAIL : -TAIL], losses[-TAIL:]
+    fall = stats.mean(early) - stats.mean(late)
+    error = math.sqrt((_variance(early) + _variance(late)) / TAIL)
+    return fall > 2 * error and fall > FALLING * scale
+
+
+def _variance(values: tuple[float, ...]) -> float:
+    centre = stats.mean(values)
+    return math.fsum((v - centre) ** 2 for v in values) / (len(values) - 1)
+
+
+@dataclass(frozen=True)
+class Neck:
+    """The narrowest place on the way of the gradient from the loss to the first layer.
+
+    depth = min over i of [max(ln g_1..i) - max(ln g_i..n)], g_i the norm of dLoss/d(output of layer i): very
+    negative only if everything up to layer i is starved, which a branch that is off does not bring about.
+    """
+
+    depth: float
+    before: str
+    """The last starved layer."""
+    after: str
+    """The first layer that still gets a gradient."""
+
+
+def neck(recording: Recording, sample: int) -> Neck | None:
+    """The neck at the given sample; None with fewer than two layers that have a gradient."""
+    rows = [
+        (signal.module, stats.log(value))
+        for signal in recording.signals
+        if (value := signal.grad_norm[sample]) is not None and not math.isnan(value)
+    ]
+    if len(rows) < 2 or all(value == -math.inf for _, value in rows):
+        return None
+    logs = [max(value, _FLOOR) for _, value in rows]
+    depths = [max(logs[: i + 1]) - max(logs[i:]) for i in range(len(logs))]
+    narrowest = max(i for i, depth in enumerate(depths) if depth == min(depths))
+    return Neck(depths[narrowest], rows[narrowest][0], rows[min(narrowest + 1, len(rows) - 1)][0])
+
+
+_FLOOR = -100.0
+"""ln of the smallest float32 is -103; an exact zero is put there."""
+
+
+def variance_share(recording: Recording, sample: int) -> float | None:
+    """Share of the last layer's output that depends on the input; None if it was not recorded."""
+    for signal in reversed(recording.signals):
+        value = signal.variance_share[sample]
+        if value is not None:
+            return value
+    return None
+
+
+def largest_update(recording: Recording) -> float | None:
+    """Largest relative change of a weight matrix in one recorded step; None if no matrix moved."""
+    ratios = [
+        update / weight
+        for p in recording.parameters
+        if len(p.shape) >= 2
+        for weight, update in zip(p.weight_norm, p.update_norm, strict=True)
+        if weight is not None and update is not None and weight > 1e-6
+    ]
+    return max(ratios, default=None)

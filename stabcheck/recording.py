@@ -1,0 +1,225 @@
+"""The Recording: everything the trial observed, as plain numbers.
+
+Diagnoses read it and nothing else, so a saved Recording can be judged again without torch, model or
+data. Norms are L2 norms in float32. Sequences "per step" have one entry for each entry of
+`Recording.steps`; sequences "per sample" one for each entry of `Recording.sampled`, the step indices at
+which the expensive quantities were read. `None` means that the quantity was not there at that step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+RECORDING_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of the user's train_step, or of the textbook one."""
+
+    index: int
+    loss: float | None
+    """The loss that the step returned, before its update; None if it returned none."""
+    samples: int
+    """Size of the first axis of the batch."""
+    lr: tuple[float, ...]
+    """Learning rate of each parameter group when the optimizer stepped; empty if it did not."""
+    grad_norm: float | None
+    """Norm of all gradients together as backward left them, loss scaling undone."""
+    clipped_norm: float | None
+    """The same as the optimizer saw it."""
+    stepped: bool
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter tensor of the model."""
+
+    name: str
+    aliases: tuple[str, ...]
+    """Further names of the same tensor (tied weights)."""
+    shape: tuple[int, ...]
+    module: str
+    module_kind: str
+    trainable: bool
+    """requires_grad when the trial began."""
+    optimized: bool
+    """Held by the set-up's optimizer, or by one that stepped in the trial."""
+    called: bool
+    """Its module ran in a forward of the trial."""
+    zero_at_start: bool
+    constant_at_start: bool
+    matters: bool | None
+    """Whether the loss changes when the parameter is disturbed; measured only where no gradient ever came."""
+    grad_norm: tuple[float | None, ...]
+    """Per step, as backward left it."""
+    clipped_norm: tuple[float | None, ...]
+    """Per step, as the optimizer saw it."""
+    weight_norm: tuple[float | None, ...]
+    """Per sample, before the update."""
+    update_norm: tuple[float | None, ...]
+    """Per sample: norm of the change that the optimizer made."""
+
+
+@dataclass(frozen=True)
+class Signal:
+    """The output of one leaf module that has parameters, in order of execution."""
+
+    module: str
+    kind: str
+    out_rms: tuple[float | None, ...]
+    variance_share: tuple[float | None, ...]
+    """Mean over units of Var_batch(out), over the mean of out²: 0 if every input gives the same output."""
+    grad_norm: tuple[float | None, ...]
+    """Norm of dLoss/d(out) over the whole tensor."""
+
+
+@dataclass(frozen=True)
+class Rectifier:
+    """One call of a function that is flat on one side (relu, clamp at 0, ...), told apart by its place in the step."""
+
+    module: str
+    """The innermost module that was running; "" is the model itself."""
+    call: int
+    """0 for the first such call in that module during one step."""
+    kind: str
+    after: str | None
+    """The last Signal module executed before it."""
+    units: int
+    """Channels for feature maps, else the size of the last axis; other axes are pooled."""
+    bypassed: bool | None
+    """Whether the gradient can reach earlier layers without passing through it; None if not known."""
+    observed: tuple[int, ...]
+    """Step indices at which it was watched."""
+    first_fired: tuple[int, ...]
+    """Per unit: the first watched step with an output above zero, -1 if none."""
+    last_fired: tuple[int, ...]
+    """Per unit: the last such step, -1 if none."""
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """How far back in time the gradient of a recurrent module's last state reaches."""
+
+    module: str
+    kind: str
+    at_start: tuple[float, ...]
+    """ln of the norm of d(last state)/d(input at t), t = 0 .. T-1, with the initial weights."""
+    at_end: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Yardsticks:
+    """Levels of the user's own loss that make it scale-free; None where it could not be found."""
+
+    constant: float | None
+    """Loss of the best constant prediction."""
+    zero: float | None
+    """Loss of an all-zero prediction."""
+    oracle: float | None
+    """The lowest that the loss reaches when predictions are free."""
+    note: str = ""
+    """How they were found, or why they were not."""
+
+
+@dataclass(frozen=True)
+class OptimizerFacts:
+    """An optimizer of the set-up, by its own numbers."""
+
+    kind: str
+    groups: tuple[dict[str, Any], ...]
+    """Per parameter group: its scalar options, and "parameters", how many tensors it holds."""
+
+
+@dataclass(frozen=True)
+class Clipping:
+    """How gradients are clipped, as seen in the trial or declared in the set-up."""
+
+    declared: float | None
+    observed: float | None
+    """Threshold passed to clip_grad_norm_, if it was called."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One trial: a few dozen real training steps under observation."""
+
+    target: str
+    seed: int
+    loop: str
+    """"train_step" (the user's own) or "textbook"."""
+    planned: int
+    """Steps that the trial was to take; `steps` is shorter if it failed."""
+    steps: tuple[Step, ...]
+    sampled: tuple[int, ...]
+    parameters: tuple[Parameter, ...]
+    signals: tuple[Signal, ...]
+    rectifiers: tuple[Rectifier, ...]
+    recurrences: tuple[Recurrence, ...]
+    yardsticks: Yardsticks
+    optimizers: tuple[OptimizerFacts, ...]
+    clipping: Clipping
+    tokens: bool
+    """The model reads token ids: its first Signal is an embedding."""
+    accumulate_steps: int
+    planned_steps: int | None
+    """Optimizer steps of the real run, from max_steps or max_epochs; None if not given."""
+    warmup_share: float | None
+    """Rate in the trial over the planned peak, where the schedule is known: below 1 the trial ran in the warm-up."""
+    first_non_finite: tuple[str, str, int] | None
+    """(what, where, step): the first loss, activation, gradient or weight that was NaN or infinite."""
+    failure: str | None
+    """Why the trial ended early, if it did."""
+    sources: dict[str, tuple[str, int]]
+    """Module path -> file and line of its class, where the user wrote it."""
+    not_recorded: tuple[tuple[str, str], ...]
+    """(what, why) for everything that could not be observed."""
+    rank: int = 0
+    version: int = RECORDING_VERSION
+
+    @property
+    def losses(self) -> tuple[float, ...]:
+        """The losses of the steps that returned one."""
+        return tuple(step.loss for step in self.steps if step.loss is not None)
+
+    def source(self, module: str | None) -> tuple[str, int] | None:
+        """Where the user wrote the class of `module`, or of the nearest module around it that they wrote."""
+        while module:
+            if module in self.sources:
+                return self.sources[module]
+            module = module.rpartition(".")[0]
+        return self.sources.get("")
+
+
+@cache
+def _adapter() -> Any:
+    from pydantic import ConfigDict, TypeAdapter
+
+    Recording.__pydantic_config__ = ConfigDict(ser_json_inf_nan="strings")  # type: ignore[attr-defined]
+    return TypeAdapter(Recording)
+
+
+def to_json(recording: Recording) -> str:
+    """One JSON document; NaN and infinities are the strings "NaN" and "Infinity"."""
+    text: bytes = _adapter().dump_json(recording)
+    return text.decode()
+
+
+def from_json(text: str) -> Recording:
+    """The Recording that `to_json` wrote.
+
+    Raises:
+        ValueError: the text is no Recording, or one of another version; the message says which.
+    """
+    import json
+
+    try:
+        version = json.loads(text).get("version")
+    except (json.JSONDecodeError, AttributeError) as error:
+        raise ValueError(f"not a Recording: {error}") from None
+    if version != RECORDING_VERSION:
+        raise ValueError(f"a Recording of version {version!r}; this stabcheck reads version {RECORDING_VERSION}")
+    recording: Recording = _adapter().validate_json(text)
+    return recording

@@ -1,0 +1,140 @@
+"""Documentation of the checks, made from their docstrings: `stabcheck list`, `stabcheck explain`, the README table.
+
+`python -m stabcheck.renderers.docs README.md` rewrites the table between the two markers.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stabcheck.renderers.text import STATUS_STYLES, Paper
+
+if TYPE_CHECKING:
+    from stabcheck.check import Check, Rule
+
+SECTIONS = ("What it looks at", "Why it matters", "What to do")
+BEGIN = "<!-- checks: written by `python -m stabcheck.renderers.docs README.md` -->"
+END = "<!-- /checks -->"
+_FIELD = re.compile(r"\{(\w*)[^{}]*\}")
+
+
+def summary(check: Check) -> str:
+    """The first paragraph of a check's docstring, on one line."""
+    return " ".join(check.doc.partition("\n\n")[0].split())
+
+
+def section(check: Check, title: str) -> str:
+    """The Markdown below `## title` in a check's docstring; "" if there is none."""
+    found = re.search(rf"^## {re.escape(title)}[ \t]*\n(.*?)(?=^## |\Z)", check.doc, re.MULTILINE | re.DOTALL)
+    return found[1].strip() if found else ""
+
+
+def sentence(template: str) -> str:
+    """A message or fix template as documentation: `{count:,}` reads `<count>`."""
+    return _FIELD.sub(lambda found: f"<{found[1].replace('_', ' ') or 'value'}>", template)
+
+
+def matching(catalog: Sequence[Check], word: str) -> list[tuple[Check, tuple[Rule, ...]]]:
+    """The checks that an id or a code (or its beginning, at least the check's two digits) names, with the rules meant."""
+    found = []
+    for check in catalog:
+        if check.id == word.lower().replace("_", "-"):
+            return [(check, check.rules)]
+        rules = tuple(rule for rule in check.rules if len(word) >= 4 and rule.code.startswith(word.upper()))
+        if rules:
+            found.append((check, rules))
+    return found
+
+
+def render_list(catalog: Sequence[Check], *, width: int = 80, color: bool = False, ascii: bool = False) -> str:
+    """One line for each check: id, codes, what can be wrong."""
+    from rich.table import Table
+
+    paper = Paper(width, color, ascii)
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column(no_wrap=paper.width >= 40, overflow="fold")
+    table.add_column(overflow="fold")
+    for check in catalog:
+        table.add_row(paper.words((check.id, "bold")), paper.words(summary(check)))
+    paper.write(table)
+    paper.write()
+    paper.write(paper.words(("stabcheck explain CHECK says more about one of them.", "dim")))
+    return paper.text()
+
+
+def to_json(catalog: Sequence[Check]) -> str:
+    """The catalogue as a JSON list, without a final newline."""
+    return json.dumps([_record(check) for check in catalog], indent=2, ensure_ascii=False)
+
+
+def render_check(
+    check: Check, rules: Sequence[Rule], *, width: int = 80, color: bool = False, ascii: bool = False
+) -> str:
+    """A check's docstring as a page, then the given rules with severity, message and fix."""
+    from rich.markdown import Markdown
+
+    paper = Paper(width, color, ascii)
+    paper.write(paper.words((check.id, "bold"), f"  {check.title}"))
+    paper.write()
+    page = paper.clean(check.doc, lines=True)
+    paper.write(Markdown(page, hyperlinks=False))
+    for rule in rules:
+        paper.write()
+        paper.write(
+            paper.words((f"{rule.code} {rule.name}", "bold"), "  ", (rule.severity, STATUS_STYLES[rule.severity]))
+        )
+        paper.hang("Says", paper.words(sentence(rule.message)), style="dim")
+        paper.hang("Fix", paper.words(sentence(rule.fix)), style="dim")
+    # rich draws bullets of its own, whatever the characters allowed.
+    text = paper.text()
+    return text.replace("•", "*").encode("ascii", "replace").decode() if ascii else text
+
+
+def table(catalog: Sequence[Check]) -> str:
+    """The README table, in Markdown."""
+    lines = ["| check | what can be wrong | codes |", "| --- | --- | --- |"]
+    for check in catalog:
+        codes = "<br>".join(f"{rule.code} {rule.name}" for rule in check.rules)
+        lines.append(f"| {check.id} | {summary(check).replace('|', chr(92) + '|')} | {codes} |")
+    return "\n".join(lines)
+
+
+def with_table(text: str, catalog: Sequence[Check]) -> str:
+    """`text` with the table between its markers replaced.
+
+    Raises:
+        ValueError: the markers are not there, once each and in this order.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end or BEGIN in rest or END in after:
+        raise ValueError(f"the markers {BEGIN} and {END} must be there once each")
+    return f"{before}{BEGIN}\n{table(catalog)}\n{END}{after}"
+
+
+def _record(check: Check) -> dict[str, Any]:
+    return {
+        "id": check.id,
+        "title": check.title,
+        "kind": check.kind,
+        "summary": summary(check),
+        "rules": [
+            {"code": rule.code, "name": rule.name, "severity": rule.severity, "message": rule.message, "fix": rule.fix}
+            for rule in check.rules
+        ],
+    }
+
+
+def _rewrite(path: Path) -> None:
+    from stabcheck.catalog import CATALOG
+
+    path.write_text(with_table(path.read_text("utf-8"), CATALOG), "utf-8")
+
+
+if __name__ == "__main__":
+    _rewrite(Path(sys.argv[1]))

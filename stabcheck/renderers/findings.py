@@ -1,0 +1,167 @@
+"""The findings of a report: causes first, what follows from them beneath, one block for each rule.
+
+Ordering is plain data (`causes`), so that it can be tested without a terminal.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from stabcheck.renderers.text import STATUS_STYLES, STATUS_WORDS, Paper, fact
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from stabcheck.check import Rule
+    from stabcheck.report import CheckResult, FindingResult, Report, SourceLine
+
+IN_FULL = 3
+"""Places shown with message and evidence for one rule; the rest are named, as the advice is the same."""
+
+NAMED = 8
+"""Further places that are named before the rest is only counted."""
+
+FACTS = 8
+"""Lines of evidence for one finding; JSON has them all."""
+
+SINGLE = 30
+"""Longest fact that shares a line with others."""
+
+
+@dataclass(frozen=True)
+class Cause:
+    """All findings of one rule in one check, and the findings that follow from them."""
+
+    check: CheckResult
+    findings: tuple[FindingResult, ...]
+    followers: tuple[tuple[CheckResult, FindingResult], ...]
+
+    @property
+    def code(self) -> str:
+        """The rule."""
+        return self.findings[0].code
+
+    @property
+    def severity(self) -> str:
+        """The worst severity of its findings."""
+        return "fail" if any(finding.severity == "fail" for finding in self.findings) else "warn"
+
+
+def causes(report: Report) -> list[Cause]:
+    """Every finding of the report exactly once: failures first, then what explains most, then catalogue order."""
+    everything = [(check, finding) for check in report.checks for finding in check.findings]
+    above = {finding.code: finding.follows_from for _, finding in everything if finding.follows_from}
+    known = {finding.code for _, finding in everything}
+    roots: dict[tuple[str, str], tuple[CheckResult, list[FindingResult]]] = {}
+    followers: dict[str, list[tuple[CheckResult, FindingResult]]] = {}
+    for check, finding in everything:
+        root = _root(finding.follows_from, above, known) if finding.follows_from else None
+        if root is None or root == finding.code:
+            roots.setdefault((check.id, finding.code), (check, []))[1].append(finding)
+        else:
+            followers.setdefault(root, []).append((check, finding))
+    found = []
+    for (_, code), (check, findings) in roots.items():
+        found.append(Cause(check, tuple(findings), tuple(followers.pop(code, ()))))
+    # Codes that only explain each other in a circle, or a cause that itself follows: nothing may be lost.
+    for left in followers.values():
+        found += [Cause(check, (finding,), ()) for check, finding in left]
+    return sorted(found, key=lambda cause: (cause.severity != "fail", -len(cause.followers)))
+
+
+def _root(code: str | None, above: Mapping[str, str], known: set[str]) -> str | None:
+    seen = set()
+    while code in known and code in above and code not in seen:
+        seen.add(code)
+        code = above[code]
+    return code if code in known else None
+
+
+def place(source: SourceLine, base: str | None) -> str:
+    """`file:line`, relative to the directory `base` where the file is inside it."""
+    file = source.file
+    if base and file.startswith(base.rstrip(os.sep) + os.sep):
+        file = file[len(base.rstrip(os.sep)) + 1 :]
+    return f"{file}:{source.line}"
+
+
+def write_cause(
+    paper: Paper, cause: Cause, rules: Mapping[str, Rule], whys: Mapping[str, str], *, base: str | None, verbose: bool
+) -> None:
+    """One block: what, where, the evidence, why it matters, what to do, and what else it explains."""
+    paper.write()
+    style = STATUS_STYLES[cause.severity]
+    name = rules[cause.code].name if cause.code in rules else cause.check.id
+    paper.write(paper.words((f"{STATUS_WORDS[cause.severity]}  {cause.code} {name}", style)), width=paper.width)
+    shown = cause.findings if verbose else cause.findings[:IN_FULL]
+    for finding in shown:
+        _write_place(paper, finding, base=base, verbose=verbose)
+    _write_rest(paper, cause.findings[len(shown) :])
+    if why := whys.get(cause.check.id):
+        paper.hang("Why", paper.words(why), style="dim")
+    for fix in dict.fromkeys(finding.fix for finding in shown):
+        paper.hang("Fix", paper.words(fix), style="bold green")
+    if cause.followers:
+        paper.hang("Also", paper.words(("this explains, so they need no work of their own:", "dim")), style="dim")
+        for check, finding in cause.followers if verbose else cause.followers[:NAMED]:
+            where = f" {finding.location}" if finding.location else ""
+            paper.write(paper.words((f"{finding.code} {check.id}{where}: ", "dim"), finding.message), indent=8)
+        if not verbose and len(cause.followers) > NAMED:
+            paper.write(paper.words(f"and {len(cause.followers) - NAMED} more (-v shows them)"), indent=8)
+
+
+def _write_place(paper: Paper, finding: FindingResult, *, base: str | None, verbose: bool) -> None:
+    where = []
+    if finding.location:
+        # The path of a module in an nn.Sequential is a mere number.
+        whose = " of the model" if finding.location[0].isdigit() else ""
+        where.append((finding.location + whose, "bold"))
+    if finding.source:
+        where.append((place(finding.source, base), "cyan"))
+    if where:
+        paper.hang("Where", _joined(paper, where), style="dim")
+    paper.hang("What", paper.words(finding.message), style="dim")
+    news = {key: value for key, value in finding.evidence.items() if not _is_said(value, finding)}
+    lines = _evidence(paper, news)
+    for line in lines if verbose else lines[:FACTS]:
+        paper.write(line, indent=8)
+
+
+def _is_said(value: object, finding: FindingResult) -> bool:
+    """Whether a reader has this fact from the message or the fix already."""
+    if isinstance(value, str):
+        return value in finding.message or value in finding.fix
+    if isinstance(value, (int, float)):
+        return re.search(rf"(?<![\w.-]){re.escape(fact(value))}(?![\w.])", finding.message) is not None
+    return value is None
+
+
+def _evidence(paper: Paper, evidence: Mapping[str, Any]) -> list[Text]:
+    """Single values side by side on the first line, everything longer on a line of its own."""
+    singles, lines = paper.words(), []
+    for key, value in evidence.items():
+        entry = paper.words((f"{str(key).replace('_', ' ')}: ", "dim"), fact(value))
+        if isinstance(value, (Mapping, list, tuple)) or entry.cell_len > SINGLE:
+            lines.append(entry)
+        else:
+            singles.append("   " if singles else "").append(entry)
+    return [singles, *lines] if singles else lines
+
+
+def _write_rest(paper: Paper, rest: Sequence[FindingResult]) -> None:
+    if not rest:
+        return
+    named = [finding.location or finding.message for finding in rest[:NAMED]]
+    more = f" and {len(rest) - NAMED} more (-v shows them)" if len(rest) > NAMED else ""
+    paper.hang("Also", paper.words(("at ", "dim"), ", ".join(named) + more), style="dim")
+
+
+def _joined(paper: Paper, parts: Sequence[tuple[str, str]]) -> Text:
+    text = paper.words()
+    for index, part in enumerate(parts):
+        text.append("   " if index else "").append(paper.words(part))
+    return text

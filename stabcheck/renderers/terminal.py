@@ -1,0 +1,197 @@
+"""The report for a person. The verdict comes first and last; between them what was checked, what was found, with
+causes before what follows from them, the pictures, and what was not checked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from stabcheck.renderers.findings import Cause, causes, write_cause
+from stabcheck.renderers.pictures import write_pictures
+from stabcheck.renderers.text import STATUS_STYLES, STATUS_WORDS, Paper, clip, seconds
+
+if TYPE_CHECKING:
+    from stabcheck.check import Check
+    from stabcheck.report import CheckError, CheckResult, Report
+
+SIDE_BY_SIDE = 56
+"""From this width on, the summary stands beside the check's name; below, beneath it."""
+
+TRACEBACK_LINES = 12
+"""Of the traceback of the user's own code; -v and JSON have it all."""
+
+
+def render(
+    report: Report,
+    *,
+    width: int = 80,
+    color: bool = False,
+    ascii: bool = False,
+    catalog: Sequence[Check] = (),
+    base: str | None = None,
+    verbose: bool = False,
+) -> str:
+    """The report as lines of at most `width` cells (never below `text.MIN_WIDTH`).
+
+    The catalogue gives the names of rules and why a check matters; paths inside the directory `base` are shown
+    relative to it. `verbose` shows every finding, all evidence, whole tracebacks and every picture.
+    """
+    paper = Paper(width, color, ascii)
+    rules = {rule.code: rule for check in catalog for rule in check.rules}
+    whys = {check.id: why(check.doc) for check in catalog}
+    found = causes(report)
+    verdict = paper.words((verdict_of(report, found), STATUS_STYLES[report.status]))
+
+    _write_header(paper, report)
+    paper.write(verdict)
+    paper.write()
+    _write_table(paper, report)
+    for error, ids in _errors(report).items():
+        _write_error(paper, error, ids, verbose=verbose)
+    for cause in found:
+        write_cause(paper, cause, rules, whys, base=base, verbose=verbose)
+    write_pictures(paper, report, verbose=verbose)
+    _write_not_checked(paper, report)
+    paper.write()
+    paper.write(verdict)
+    paper.write(paper.words((_next(report, found), "dim")))
+    return paper.text()
+
+
+def verdict_line(report: Report, *, ascii: bool = False) -> str:
+    """The verdict alone, on one line."""
+    from stabcheck.renderers.text import clean
+
+    return clean(verdict_of(report, causes(report)), ascii=ascii)
+
+
+def verdict_of(report: Report, found: Sequence[Cause]) -> str:
+    """The verdict in one sentence, with the first cause in it."""
+    counts = {status: sum(check.status == status for check in report.checks) for status in STATUS_WORDS}
+    ran = counts["pass"] + counts["warn"] + counts["fail"]
+    if counts["error"]:
+        broken = [check for check in report.checks if check.status == "error"]
+        also = f", and {_count(counts['fail'], 'check')} failed" if counts["fail"] else ""
+        said = broken[0].error.message if broken[0].error else broken[0].summary
+        return f"No verdict: {_count(len(broken), 'check')} could not run{also} — {broken[0].id}: {clip(said)}"
+    if not ran:
+        return "No verdict: nothing was checked."
+    skipped = f" ({counts['skip']} skipped)" if counts["skip"] else ""
+    if report.status == "pass":
+        return f"No fault found: {_count(counts['pass'], 'check')} passed{skipped}."
+    bad = [check for check in report.checks if check.status == report.status]
+    first = next((cause.check for cause in found if cause.check in bad), bad[0])
+    others = [check.id for check in bad if check is not first]
+    named = f"{first.id}: {clip(first.summary)}" + (f"; also {', '.join(others)}" if others else "")
+    if report.status == "fail":
+        return f"Do not start this run: {_count(counts['fail'], 'check')} failed — {named}"
+    return f"Look before you start: nothing failed, {_count(counts['warn'], 'check')} warned — {named}"
+
+
+def why(doc: str) -> str:
+    """The first paragraph of `## Why it matters`, without Markdown's backticks and line breaks; "" if there is none."""
+    found = re.search(r"^## Why it matters\s*\n(.*?)(?=^\s*$|^## |\Z)", doc, re.MULTILINE | re.DOTALL)
+    return " ".join(found[1].replace("`", "").split()) if found else ""
+
+
+def _write_header(paper: Paper, report: Report) -> None:
+    environment: Mapping[str, Any] = report.environment
+    version = environment.get("stabcheck")
+    name = f"stabcheck {version}" if version else "stabcheck"
+    paper.write(paper.words((name, "bold"), " · ", report.target))
+    facts = [
+        f"{key} {environment[key]}" for key in ("python", "torch", "device", "seed") if environment.get(key) is not None
+    ]
+    paper.write(paper.words((" · ".join(facts), "dim")))
+    paper.write()
+
+
+def _write_table(paper: Paper, report: Report) -> None:
+    from rich.table import Table
+
+    if not report.checks:
+        return
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column(no_wrap=True, width=5)
+    times = ["" if check.status == "skip" else seconds(check.duration_s) for check in report.checks]
+    longest = min(max(len(check.id) for check in report.checks), 24)
+    if paper.width < SIDE_BY_SIDE:
+        table.add_column(overflow="fold")
+    else:
+        table.add_column(overflow="fold", width=longest)
+        table.add_column(overflow="fold", ratio=1)
+        table.add_column(no_wrap=True, width=max(map(len, times)), justify="right", style="dim")
+    for check, took in zip(report.checks, times, strict=True):
+        status = paper.words((STATUS_WORDS[check.status], STATUS_STYLES[check.status]))
+        name = paper.words((check.id, "bold" if check.status in {"fail", "warn", "error"} else ""))
+        summary = paper.words((_summary(check), "dim" if check.status == "skip" else ""))
+        if paper.width < SIDE_BY_SIDE:
+            table.add_row(status, name.append("\n").append(summary))
+        else:
+            table.add_row(status, name, summary, took)
+    paper.write(table)
+
+
+def _summary(check: CheckResult) -> str:
+    if check.error is not None:
+        return f"could not run: {clip(check.error.message)}"
+    return check.skip_reason or check.summary
+
+
+def _errors(report: Report) -> dict[CheckError, list[str]]:
+    """Every error once, with the checks that it kept from running."""
+    found: dict[CheckError, list[str]] = {}
+    for check in report.checks:
+        if check.error is not None:
+            found.setdefault(check.error, []).append(check.id)
+    return found
+
+
+def _write_error(paper: Paper, error: CheckError, ids: Sequence[str], *, verbose: bool) -> None:
+    paper.write()
+    paper.write(paper.words((f"ERROR  {', '.join(ids)} could not run", STATUS_STYLES["error"])))
+    paper.hang("What", paper.words(f"{error.stage}: {error.message}"), style="dim")
+    if error.blame == "target":
+        paper.hang("Who", paper.words("This came out of the set-up under test, not out of stabcheck."), style="dim")
+        _write_trace(paper, error.traceback, whole=verbose)
+    else:
+        advice = "This is a fault of stabcheck, not of your set-up. Please report it with the output of -v."
+        paper.hang("Who", paper.words(advice), style="dim")
+        if verbose:
+            _write_trace(paper, error.traceback, whole=True)
+
+
+def _write_trace(paper: Paper, trace: str, *, whole: bool) -> None:
+    lines = trace.rstrip().splitlines()
+    hidden = 0 if whole else max(len(lines) - TRACEBACK_LINES, 0)
+    if hidden:
+        paper.write(paper.words((f"({hidden} earlier lines of the traceback: -v)", "dim")), indent=4)
+    for line in lines[hidden:]:
+        paper.write(paper.words((line.expandtabs(4), "dim")), indent=4, width=paper.width)
+
+
+def _write_not_checked(paper: Paper, report: Report) -> None:
+    skipped = [(check.id, check.skip_reason or check.summary) for check in report.checks if check.status == "skip"]
+    listed = {(one.what, one.why) for one in report.not_checked}
+    rows = [*(row for row in skipped if row not in listed), *((one.what, one.why) for one in report.not_checked)]
+    if not rows:
+        return
+    paper.heading("Not checked")
+    for what, reason in dict.fromkeys(rows):
+        paper.hang("-", paper.words(f"{what}: ", (reason, "dim")), room=1)
+
+
+def _next(report: Report, found: Sequence[Cause]) -> str:
+    if any(check.status == "error" for check in report.checks):
+        return "Mend what could not run and run again; -v shows the whole traceback."
+    if found:
+        return f"More on this: stabcheck explain {found[0].code}. Then mend it and run again."
+    if not any(check.status == "pass" for check in report.checks):
+        return "stabcheck list shows what can be checked."
+    return "stabcheck explain CHECK says what a check looked at."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,135 @@
+"""Where a process is, or was when it crashed, and how it ended.
+
+Stacks are written by faulthandler, which needs neither the interpreter lock nor a living interpreter: a
+process calls `arm(path)` once; `ask`, or a crash, has its stack appended to that file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import re
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from stabcheck.userland import is_users
+
+DUMP_SIGNAL: int = getattr(signal, "SIGRTMIN", signal.SIGUSR1 - 1 if hasattr(signal, "SIGUSR1") else 0) + 1
+"""Asks a process for its stack. Training scripts take SIGUSR1 and SIGUSR2 for themselves (pre-emption by a scheduler),
+so it is a real-time signal where there are such."""
+
+ANSWER_SECONDS = 1.0
+"""A signal is answered within milliseconds, unless the process hangs in the kernel (a dead network drive)."""
+
+_THREAD = re.compile(r"^(Current thread|Thread) 0x.*$", re.MULTILINE)
+_FRAME = re.compile(r'^  File "(?P<file>.+?)", line (?P<line>\d+) in (?P<name>.+)$', re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The frames of one thread, innermost first, as (file, line, function)."""
+
+    frames: tuple[tuple[str, int, str], ...]
+
+    @property
+    def place(self) -> tuple[str, int] | None:
+        """File and line of the innermost frame of the user's; None if none of their code is running."""
+        return next(((file, line) for file, line, _ in self.frames if is_users(file)), None)
+
+    def __str__(self) -> str:
+        lines = [f'  File "{file}", line {line}, in {name}' for file, line, name in reversed(self.frames)]
+        return "\n".join(["Stack (most recent call last):", *lines]) if lines else ""
+
+
+def arm(path: Path) -> None:
+    """Have this process append its stack to `path` when it crashes or gets `DUMP_SIGNAL`."""
+    file = path.open("a")
+    faulthandler.enable(file)
+    if hasattr(faulthandler, "register"):
+        faulthandler.register(DUMP_SIGNAL, file, all_threads=True)
+
+
+def file_of(pid: int, folder: Path) -> Path:
+    """Where a worker's stack is written."""
+    return folder / f"stack-{pid}.txt"
+
+
+def ask(pid: int, path: Path) -> Stack:
+    """The stack of the main thread of a living process that is armed with `path`; empty if it does not answer."""
+    before = _size(path)
+    try:
+        os.kill(pid, DUMP_SIGNAL)
+    except OSError:
+        return Stack(())
+    end = time.monotonic() + ANSWER_SECONDS
+    seen = before
+    while time.monotonic() < end:
+        time.sleep(0.02)
+        size = _size(path)
+        if size == seen > before:
+            break
+        seen = size
+    return _main_thread(_read(path)[before:])
+
+
+def of_crash(path: Path) -> Stack:
+    """The stack of the thread that crashed, from the file of a dead process; empty if it left none."""
+    text = _read(path)
+    start = text.rfind("Fatal Python error")
+    return _crashed_thread(text[start:]) if start >= 0 else Stack(())
+
+
+def ending(code: int) -> str:
+    """What an exit code says, with what to do: "it crashed with SIGSEGV". Negative for signals."""
+    if code == -signal.SIGKILL:
+        return "it was killed (signal 9), most often because memory ran out: try a smaller batch or dataset"
+    if code == -getattr(signal, "SIGBUS", 0):
+        return "it crashed with SIGBUS, most often because /dev/shm is full: use fewer DataLoader workers"
+    if code < 0:
+        try:
+            return f"it crashed with {signal.Signals(-code).name}"
+        except ValueError:
+            return f"it was ended by signal {-code}"
+    return f"it ended with exit code {code} (os._exit, or an exit in a C library)"
+
+
+def children(pid: int) -> list[int]:
+    """Processes that `pid` started, and theirs; empty where the system does not tell."""
+    found: list[int] = []
+    with contextlib.suppress(OSError, ValueError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            found += [int(child) for child in (task / "children").read_text().split()]
+    return found + [grandchild for child in found for grandchild in children(child)]
+
+
+def _main_thread(text: str) -> Stack:
+    # Threads are listed newest first.
+    blocks = _THREAD.split(text)
+    return _parse(blocks[-1])
+
+
+def _crashed_thread(text: str) -> Stack:
+    blocks = _THREAD.split(text)
+    named = dict(zip(blocks[1::2], blocks[2::2], strict=False))
+    return _parse(named.get("Current thread", ""))
+
+
+def _parse(block: str) -> Stack:
+    return Stack(tuple((match["file"], int(match["line"]), match["name"]) for match in _FRAME.finditer(block)))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode(errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,45 @@
+"""Plain mathematics on sequences of floats. No torch, no opinions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+
+def mean(values: Sequence[float]) -> float:
+    """Arithmetic mean; NaN for an empty sequence."""
+    return (
+        math.fsum(values) / len(values)
+        if values and all(map(math.isfinite, values))
+        else (math.nan if not values else sum(values) / len(values))
+    )
+
+
+def quantile(values: Iterable[float], share: float) -> float:
+    """The `share` quantile (0 to 1) by linear interpolation; NaN for no values."""
+    ordered = sorted(values)
+    if not ordered:
+        return math.nan
+    position = share * (len(ordered) - 1)
+    low = math.floor(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+
+
+def median(values: Iterable[float]) -> float:
+    """The middle value; NaN for no values."""
+    return quantile(values, 0.5)
+
+
+def log(value: float | None) -> float:
+    """Natural logarithm, with -inf for zero and NaN for None, NaN or a negative value."""
+    if value is None or math.isnan(value) or value < 0:
+        return math.nan
+    return math.log(value) if value > 0 else -math.inf
+
+
+def thin(values: Sequence[float], count: int) -> list[int]:
+    """At most `count` indices into `values`, evenly spread, the first and last included."""
+    if len(values) <= count:
+        return list(range(len(values)))
+    return sorted({round(i * (len(values) - 1) / (count - 1)) for i in range(count)})

@@ -1,0 +1,1 @@
+"""The torch side: live set-ups, the instrumented trial, and what experiments compute with."""

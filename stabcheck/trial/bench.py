@@ -1,0 +1,121 @@
+"""The Bench makes fresh, seeded Sessions, and knows how much time is left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch import nn
+
+from stabcheck.check import Skip, Source
+from stabcheck.loading import EntryPoint, source_of
+from stabcheck.recording import Recording
+from stabcheck.trial.nursery import Nursery
+from stabcheck.trial.rng import RngState, rng_state, seed_all
+from stabcheck.trial.session import Session
+from stabcheck.userland import UserCodeError, is_users, userland
+
+
+@dataclass
+class Bench:
+    """What an experiment works with.
+
+    `scratch` is an empty directory for the experiment's files. `tell(fraction, detail)` reports progress.
+    """
+
+    entry: EntryPoint
+    seed: int
+    scratch: Path
+    nursery: Nursery
+    device: torch.device | None = None
+    deadline: float = float("inf")
+    """time.monotonic() at which the budget ends."""
+    recording: Recording | None = None
+    tell: Callable[[float | None, str], None] = lambda fraction, detail: None
+    load_seconds: float = 0.0
+    _shared: Session | None = field(default=None, repr=False)
+    _prepared: tuple[Session, RngState] | None = field(default=None, repr=False)
+    _seen: WeakValueDictionary[int, torch.Tensor] = field(default_factory=WeakValueDictionary, repr=False)
+    _peaks: tuple[float, ...] | None = None
+
+    def session(self, seed: int | None = None) -> Session:
+        """A fresh set-up, built by the user's function right after every generator was seeded.
+
+        Raises:
+            Skip: building it again does not fit the budget.
+            UserCodeError: the user's function raised.
+        """
+        if self._prepared is not None and seed in {None, self.seed}:
+            (session, rng), self._prepared = self._prepared, None
+            rng.restore()
+            return session
+        if self.load_seconds > self.remaining():
+            raise Skip(
+                f"building the set-up again takes {self.load_seconds:.0f} s and "
+                f"{max(self.remaining(), 0):.0f} s of --budget are left"
+            )
+        seed_all(self.seed if seed is None else seed)
+        started = time.monotonic()
+        setup = self.entry.build()
+        self._reject_reuse(setup.model)
+        session = Session(setup, self.device)
+        self.load_seconds = max(self.load_seconds, time.monotonic() - started)
+        return session
+
+    def prepare(self) -> Session:
+        """Build the set-up for the next call of `session`, and show it: it may only be looked at.
+
+        Raises:
+            UserCodeError: the user's function raised.
+        """
+        session = self.session()
+        self._prepared = session, rng_state()
+        return session
+
+    def _reject_reuse(self, model: nn.Module) -> None:
+        """A model that an earlier check has trained would be judged in place of the user's.
+
+        Raises:
+            UserCodeError: weights of an earlier set-up are in this one.
+        """
+        with userland("model.named_parameters()"):
+            trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        for name, parameter in trainable:
+            if self._seen.get(id(parameter)) is parameter:
+                file, line = source_of(self.entry.function) or (None, None)
+                raise UserCodeError(
+                    f"{getattr(self.entry.function, '__name__', 'the entry function')}()",
+                    f"it returned the same model again ({name} is the very parameter of an earlier call): build the model "
+                    "and the optimizer inside the function, so that every check starts afresh",
+                    file=file,
+                    line=line,
+                )
+            self._seen[id(parameter)] = parameter
+
+    def shared(self) -> Session:
+        """One Session for everything that only looks: it must not be trained, nor its scheduler stepped."""
+        if self._shared is None:
+            self._shared = self.session()
+        return self._shared
+
+    def peak_rates(self) -> tuple[float, ...]:
+        """The highest rate that each parameter group is planned to train with; empty without an optimizer."""
+        if self._peaks is None:
+            from stabcheck.trial.schedule import planned_rates
+
+            self._peaks = tuple(peak.rate for peak in planned_rates(self.session()))
+        return self._peaks
+
+    def remaining(self) -> float:
+        """Seconds of the budget that are left; below zero when it is spent."""
+        return self.deadline - time.monotonic()
+
+    def source(self, item: Any) -> Source | None:
+        """File and line where the user defined a callback or an object's class; None if that was not the user."""
+        found = source_of(item) if item is not None else None
+        return found if found and is_users(found[0]) else None

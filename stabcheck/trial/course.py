@@ -1,0 +1,109 @@
+"""Whether a resumed run takes the course of the uninterrupted one, and if it does not, why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from stabcheck.trial import batches
+from stabcheck.trial.bench import Bench
+from stabcheck.trial.compare import Difference, differences, distance, same, same_numbers
+from stabcheck.trial.resume import Resumed, resume
+from stabcheck.trial.state import State
+from stabcheck.trial.uninterrupted import Cut, Run, again
+
+MOST_CANDIDATES = 8
+"""Parts that are tried one by one for having caused a difference; each costs one more resumed run."""
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why a resumed run parts from the uninterrupted one."""
+
+    kind: Literal["unsaved", "carried", "unsteady", "saving", "unknown"]
+    """"unsaved": a value that mends the run when it is put back. "carried": such a value, but one that belongs to the
+    last batch. "unsteady": the uninterrupted run does not repeat itself either. "saving": save() changed it."""
+    part: str = ""
+    difference: Difference | None = None
+
+
+def same_course(run: Run, cut: Cut, result: Resumed) -> bool:
+    """Whether the losses, the loss in eval mode, and the weights and buffers at the end are equal bit for bit."""
+    return (
+        same_numbers(run.losses(cut), result.losses)
+        and same_numbers([cut.eval_loss], [result.eval_loss])
+        and _alike(cut.end, result.end)
+    )
+
+
+def drift(cut: Cut, result: Resumed) -> float:
+    """Distance of the resumed weights from the uninterrupted ones, in units of how far these moved after the cut."""
+    moved = distance(_weights(cut.end), _weights(cut.saved))
+    return distance(_weights(cut.end), _weights(result.end)) / moved if moved else 0.0
+
+
+def causes(bench: Bench, run: Run, cut: Cut, result: Resumed) -> list[Cause]:
+    """Why `result` does not take the course of `run`, given that all documented state is restored.
+
+    Raises:
+        UserCodeError: building the set-up again failed.
+        Skip: there is no time to.
+    """
+    parts = _candidates(run, cut, result)
+    mending = _mending(bench, run, cut, parts) if parts else []
+    if mending:
+        return [
+            Cause("carried" if _is_carried(run, cut, parts[name]) else "unsaved", name, parts[name][0])
+            for name in mending
+        ]
+    if not run.own_checkpoint:  # it never promised what the callbacks close over
+        return []
+    losses, at_cuts, ends = again(bench, run)
+    recorded = [moment.loss for moment in run.moments]
+    first = run.cuts[0]
+    if not (same_numbers(losses[: first.at], recorded[: first.at]) and _alike(first.before, at_cuts[0])):
+        return [Cause("unsteady")]
+    if not same_numbers(losses, recorded) or not all(_alike(c.end, end) for c, end in zip(run.cuts, ends, strict=True)):
+        return [Cause("saving")]
+    return [Cause("unknown")]
+
+
+def _candidates(run: Run, cut: Cut, result: Resumed) -> dict[str, list[Difference]]:
+    """Differences after load in what no checkpoint has to hold, by the name to give them."""
+    parts: dict[str, list[Difference]] = {}
+    for d in differences(cut.saved, result.loaded, result.fresh):
+        # The textbook checkpoint answers for the model, not for what the callbacks close over.
+        if d.kind in {"number", "tensor", "mode", "option", "buffer"} and (
+            run.own_checkpoint or d.path.startswith("model.")
+        ):
+            root, flag = d.path.partition(".")[0], d.path.rpartition(".")[2]
+            name = f"{root}.{flag}" if d.kind in {"mode", "buffer"} else d.part
+            parts.setdefault(name, []).append(d)
+    return parts
+
+
+def _mending(bench: Bench, run: Run, cut: Cut, parts: dict[str, list[Difference]]) -> list[str]:
+    """The parts without which the resumed run stays wrong when all others are put back; none if all do not mend it."""
+    everything = [d.path for items in parts.values() for d in items]
+    if not same_course(run, cut, resume(bench, run, [cut], [everything])[0]):
+        return []
+    names = list(parts)
+    if not 1 < len(names) <= MOST_CANDIDATES:
+        return names
+    trials = [[path for path in everything if path not in {d.path for d in parts[name]}] for name in names]
+    results = resume(bench, run, [cut], trials)
+    return [name for name, one in zip(names, results, strict=True) if not same_course(run, cut, one)] or names
+
+
+def _is_carried(run: Run, cut: Cut, items: list[Difference]) -> bool:
+    """Whether a value is as large as the batch it came from, such as the last state of a recurrent net."""
+    size = batches.size(run.moments[cut.at - 1].batch)
+    return size > 1 and all(size in (cut.saved[d.path].shape or ()) for d in items)
+
+
+def _alike(one: State, two: State) -> bool:
+    return all(same(leaf, two.get(path)) for path, leaf in one.items() if leaf.kind in {"weight", "buffer"})
+
+
+def _weights(state: State) -> State:
+    return {path: leaf for path, leaf in state.items() if leaf.kind == "weight"}

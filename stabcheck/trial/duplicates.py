@@ -1,0 +1,156 @@
+"""Equal samples on two sides, and how many of them chance or the data's own repetitions would give."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+MIXER = np.uint64(0x9E3779B97F4A7C15)
+"""Odd, so that multiplying by it loses nothing; digests of several leaves are chained with it."""
+
+RESPLITS = 8
+"""Random halvings of the training side; their mean is stable to a few percent, which is finer than any rule needs."""
+
+
+def digest_rows(rows: Array | Sequence[Any]) -> Array:
+    """A uint64 BLAKE2b digest of each row of a matrix, or of each array or text of a list.
+
+    At 64 bits, a million samples on either side give one false match in 20 million such comparisons.
+    """
+    pieces: Iterable[Any]
+    if isinstance(rows, np.ndarray):
+        width, whole = rows.shape[1] * rows.itemsize, rows.tobytes()
+        pieces = (whole[i * width : (i + 1) * width] for i in range(len(rows)))
+    else:
+        pieces = (row.encode("utf-8", "surrogatepass") if isinstance(row, str) else row.tobytes() for row in rows)
+    return np.frombuffer(b"".join(blake2b(piece, digest_size=8).digest() for piece in pieces), np.uint64)
+
+
+def digest_texts(rows: Array | Sequence[Any], digest: Array) -> Array:
+    """Digests of texts without regard to case and spacing; `digest` for anything that is no text."""
+    if isinstance(rows, np.ndarray) or not rows or not isinstance(rows[0], str):
+        return digest
+    return digest_rows([" ".join(row.casefold().split()) for row in rows])
+
+
+def halves_of(rows: Array | Sequence[Any]) -> tuple[Any, Any]:
+    """Two complementary halves of every row, the same elements in each: random ones of a matrix, every other one else."""
+    if isinstance(rows, np.ndarray):
+        order = np.random.default_rng(0).permutation(rows.shape[1])
+        middle = (len(order) + 1) // 2
+        return rows[:, np.sort(order[:middle])], rows[:, np.sort(order[middle:])]
+    return [row[0::2] for row in rows], [row[1::2] for row in rows]
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """Validation samples that are equal to a training sample."""
+
+    rows: Array
+    """Their rows on the validation side, ascending."""
+    twins: Array
+    """For each, the first equal row on the training side."""
+    share: float
+    """Their share of the validation side."""
+    within: float
+    """Share of training samples that are equal to another training sample: what a random split of such data gives."""
+    distinct: int
+    """How many different contents they have."""
+    distinct_share: float
+    """The same as `share`, each distinct content counted once."""
+    distinct_within: float
+    """The share of distinct contents of a random part of the training side that the rest of it has too."""
+    within_val: float
+    """Share of validation samples that are equal to another validation sample."""
+
+
+def repeats(train: Array, val: Array, *, seed: int = 0) -> Repeats:
+    """Compare two sides by the digests of their samples."""
+    contents, first, code, times = _codes(train)
+    place = np.minimum(np.searchsorted(contents, val), max(len(contents) - 1, 0))
+    found = contents[place] == val if len(contents) else np.zeros(len(val), bool)
+    val_contents = np.unique(val)
+    return Repeats(
+        rows=np.flatnonzero(found),
+        twins=first[place[found]] if len(contents) else np.empty(0, int),
+        share=float(found.mean()) if len(val) else 0.0,
+        within=float((times[code] > 1).mean()) if len(train) else 0.0,
+        distinct=int(np.isin(val_contents, contents).sum()),
+        distinct_share=float(np.isin(val_contents, contents).mean()) if len(val) else 0.0,
+        distinct_within=_distinct_within(code, len(val), seed),
+        within_val=_within(val),
+    )
+
+
+def _codes(digests: Array) -> tuple[Array, Array, Array, Array]:
+    contents, first, code, times = np.unique(digests, return_index=True, return_inverse=True, return_counts=True)
+    return contents, first, code.reshape(-1), times
+
+
+def _within(digests: Array) -> float:
+    if not len(digests):
+        return 0.0
+    _, _, code, times = _codes(digests)
+    return float((times[code] > 1).mean())
+
+
+def _distinct_within(code: Array, other: int, seed: int) -> float:
+    size = min(other, len(code) // 4)
+    if size == 0:
+        return 0.0
+    rng = np.random.default_rng(seed)
+    shares = []
+    for _ in range(RESPLITS):
+        order = rng.permutation(len(code))
+        part = np.unique(code[order[:size]])
+        rest = np.zeros(code.max() + 1, bool)
+        rest[code[order[size:]]] = True
+        shares.append(float(rest[part].mean()))
+    # The rest is smaller than the side itself, and finds that much less.
+    return min(1.0, sum(shares) / len(shares) * len(code) / (len(code) - size))
+
+
+def isolated(contents: Array, inputs: Array, halves: Array) -> Array:
+    """Which of `contents` share neither half of theirs with any other content among `inputs`; boolean, one for each.
+
+    Samples that coincide by chance lie where others coincide in part: among answers to twenty yes-or-no questions each
+    half of a repeated row belongs to other rows too. A photograph, a row of measurements or a sentence has no such
+    company, and two equal ones are copies. `halves` is (n, 2), in the order of `inputs`.
+    """
+    if not len(contents) or not halves.any(axis=0).all():
+        return np.zeros(len(contents), bool)
+    values, first = np.unique(inputs, return_index=True)
+    place = np.searchsorted(values, contents)
+    alone = np.ones(len(contents), bool)
+    for side in (0, 1):
+        half = halves[first, side]
+        _, _, code, times = _codes(half)
+        alone &= times[code[place]] == 1
+    return alone
+
+
+def rate_p(found: int, of: int, base: int, base_of: int) -> float:
+    """Chance of at least `found` out of `of` when `base` out of `base_of` happen at the same rate.
+
+    The conditional comparison of two Poisson rates (Przyborowski & Wilenski 1940): given found + base, the first is
+    binomial with share of / (of + base_of).
+    """
+    if min(found, of, base_of) <= 0:
+        return 1.0
+    share, count = of / (of + base_of), found + base
+    if found <= count * share:
+        return 1.0
+
+    def log_term(k: int) -> float:
+        choose = math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1)
+        return choose + k * math.log(share) + (count - k) * math.log1p(-share)
+
+    # Beyond the mean the terms only fall; where a few thousand do not hold the whole sum it is far from small.
+    return min(1.0, math.fsum(math.exp(log_term(k)) for k in range(found, min(count, found + 5000) + 1)))

@@ -1,0 +1,338 @@
+"""Watching which modules run, in which mode, and which random functions stay active, whoever calls them.
+
+The hooks are global, so that models which live in the user's closures (an EMA copy, a teacher) are seen too.
+Modules called by `.forward()` and scripted code are not seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import linecache
+import re
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.overrides import TorchFunctionMode
+
+from stabcheck.trial import batches
+from stabcheck.trial.mode_switches import Switch, hidden_path, switch
+from stabcheck.userland import is_users
+
+Place = tuple[str, int]
+Print = tuple[float, ...]
+"""Numbers that tell tensors apart."""
+
+_DROPOUT = (("p", 1, 0.5), (("training", "train"), 2, True))
+_DROPPERS: dict[str, tuple[tuple[str, int, float], tuple[tuple[str, ...], int, bool]]] = {
+    **dict.fromkeys(("dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout"), _DROPOUT),
+    **dict.fromkeys(("dropout_", "alpha_dropout_", "feature_dropout_", "feature_alpha_dropout_"), _DROPOUT),
+    **dict.fromkeys(("dropout1d", "dropout2d", "dropout3d"), _DROPOUT),
+    "scaled_dot_product_attention": (("dropout_p", 4, 0.0), ((), 99, True)),
+    "multi_head_attention_forward": (("dropout_p", 10, 0.0), (("training",), 11, True)),
+    "rrelu": (("upper", 2, 1 / 3), (("training",), 3, False)),
+}
+"""Functions that drop at random: the argument with the probability, and the flag that turns dropping on, each as
+(name, position, default)."""
+
+_DRAWS = {"bernoulli", "bernoulli_", "rand", "rand_like", "uniform_"}
+_SAYS_DROP = re.compile(r"drop|stochastic_?depth|keep_?prob", re.IGNORECASE)
+
+
+class TimeUpError(BaseException):
+    """Raised out of a forward when the time for watching is over; no `except Exception` of the user's stops it."""
+
+
+@dataclass
+class Visit:
+    """All forwards of one module while it was watched."""
+
+    module: nn.Module
+    root: nn.Module
+    """The outermost module that was running."""
+    path: str
+    """From the set-up's model if it ran inside that, else from `root`."""
+    kind: str
+    of_model: bool
+    switch: Switch | None
+    training: int = 0
+    evaluating: int = 0
+    under_eval: int = 0
+    """Forwards in training mode while `root` was in eval mode."""
+
+
+@dataclass
+class RootCall:
+    """One forward of an outermost module that has parameters."""
+
+    root: nn.Module
+    inputs: Print | None = None
+    samples: int = 0
+    outputs: Print = ()
+    grad: bool = False
+    wants_input_grad: bool = False
+
+
+@dataclass
+class Activity:
+    """A function that acts as in training although the module around it is in eval mode."""
+
+    name: str
+    strength: float | None
+    path: str | None
+    """Module that was running; None outside of all modules."""
+    kind: str | None
+    place: Place | None
+    users: bool
+    """Whether `place` is in the user's own file."""
+    by_hand: bool
+    """A random mask in code that speaks of dropout, rather than one of torch's dropout functions."""
+    function: str
+    """Name of the Python function that `place` is in."""
+    count: int = 1
+
+
+@dataclass
+class ModeCall:
+    """One train() or eval() of the user's."""
+
+    module: nn.Module
+    mode: bool
+    place: Place | None
+    inside_forward: bool
+
+
+@dataclass
+class ForwardWatch(contextlib.AbstractContextManager["ForwardWatch"]):
+    """What ran between `with` and its end. `force_eval` runs every module in eval mode instead of the user's choice."""
+
+    model: nn.Module
+    deadline: float = float("inf")
+    force_eval: bool = False
+    functions: bool = True
+    visits: dict[int, Visit] = field(default_factory=dict)
+    calls: list[RootCall] = field(default_factory=list)
+    activities: dict[tuple[str, Place | None], Activity] = field(default_factory=dict)
+    mode_calls: list[ModeCall] = field(default_factory=list)
+    stepped: list[Any] = field(default_factory=list)
+    """Optimizers that stepped."""
+    touched: bool = False
+    """A function was called with a parameter: even if no module ran, a model did."""
+    graphs_alive: int = 0
+    """Most graphs of earlier calls that were alive when a later one began."""
+
+    def __enter__(self) -> ForwardWatch:
+        self._thread = threading.get_ident()
+        self._stack: list[nn.Module] = []
+        self._modes: dict[nn.Module, bool] = {}
+        self._tokens: list[weakref.ref[_Token]] = []
+        self._paths = {id(m): name for name, m in self.model.named_modules()}
+        self._within_train = 0
+        self._exit = contextlib.ExitStack()
+        for handle in (
+            register_module_forward_pre_hook(self._before),
+            register_module_forward_hook(self._after, always_call=True),
+            register_optimizer_step_post_hook(lambda optimizer, args, kwargs: self.stepped.append(optimizer)),
+        ):
+            self._exit.callback(handle.remove)
+        self._exit.enter_context(self._logged_train())
+        if "torch._dynamo" in sys.modules:
+            # Compiled code hides its modules; the original code computes the same.
+            self._exit.enter_context(torch.compiler.set_stance("force_eager"))
+        if self.functions:
+            self._exit.enter_context(_Functions(self))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._exit.close()
+        for module, mode in self._modes.items():
+            module.training = mode
+
+    # --- modules
+
+    def _before(self, module: nn.Module, args: Any) -> None:
+        if threading.get_ident() != self._thread:
+            return
+        if time.monotonic() > self.deadline:
+            raise TimeUpError
+        if self.force_eval and module.training:
+            self._modes.setdefault(module, True)
+            module.training = False
+        if not self._stack and next(module.parameters(), None) is not None:
+            self.graphs_alive = max(self.graphs_alive, sum(token() is not None for token in self._tokens))
+            self.calls.append(RootCall(module, grad=torch.is_grad_enabled()))
+        self._stack.append(module)
+        self._note_inputs(args)
+        visit = self.visits.get(id(module)) or self._first_visit(module)
+        if module.training:
+            visit.training += 1
+            visit.under_eval += not self._stack[0].training
+        else:
+            visit.evaluating += 1
+
+    def _after(self, module: nn.Module, args: Any, output: Any) -> None:
+        if threading.get_ident() != self._thread or module not in self._stack:
+            return
+        while self._stack.pop() is not module:
+            pass
+        if not self._stack and self.calls and self.calls[-1].root is module:
+            found = list(batches.tensors(output))
+            self.calls[-1].outputs = fingerprint(found)
+            grown = next((t for t in found if t.grad_fn is not None), None)
+            if grown is not None and grown.grad_fn is not None:
+                token = _Token()
+                grown.grad_fn.register_hook(token)
+                self._tokens.append(weakref.ref(token))
+
+    def _note_inputs(self, args: Any) -> None:
+        """Remember the first tensors that the present root call, or else a module inside it, was given."""
+        if not self.calls or self.calls[-1].root is not self._stack[0] or self.calls[-1].inputs is not None:
+            return
+        found = [t for t in batches.tensors(args) if not isinstance(t, nn.Parameter)]
+        if found:
+            call = self.calls[-1]
+            call.inputs, call.samples = fingerprint(found), batches.size(args)
+            call.wants_input_grad = any(t.requires_grad and t.is_leaf for t in found)
+
+    def _first_visit(self, module: nn.Module) -> Visit:
+        root = self._stack[0]
+        of_model = id(root) in self._paths or any(id(m) in self._paths for m in self._stack)
+        path = self._paths.get(id(module))
+        if path is None:
+            path = {id(m): name for name, m in root.named_modules()}.get(id(module))
+        if path is None and len(self._stack) > 1:
+            parent = self._stack[-2]
+            path = hidden_path(parent, self.visits[id(parent)].path, module)
+        visit = Visit(module, root, path or "", type(module).__name__, of_model, switch(module))
+        self.visits[id(module)] = visit
+        return visit
+
+    # --- modes
+
+    @contextlib.contextmanager
+    def _logged_train(self) -> Iterator[None]:
+        original: Any = nn.Module.train
+
+        def train(module: nn.Module, mode: bool = True) -> nn.Module:
+            if not self._within_train:
+                self.mode_calls.append(ModeCall(module, mode, _place(sys._getframe(1))[0], bool(self._stack)))
+            self._within_train += 1
+            try:
+                original(module, mode)
+                return module
+            finally:
+                self._within_train -= 1
+
+        nn.Module.train = train  # type: ignore[assignment, method-assign]
+        try:
+            yield
+        finally:
+            nn.Module.train = original  # type: ignore[method-assign]
+
+    # --- functions
+
+    def _function(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        around = self._stack[-1] if self._stack else None
+        if around is not None and around.training:
+            return
+        if name in _DROPPERS:
+            strength = _strength(name, args, kwargs)
+            if strength is not None:
+                self._note_activity(name, strength, around, by_hand=False)
+        elif name in _DRAWS and around is not None:
+            self._note_activity(name, None, around, by_hand=True)
+
+    def _note_activity(self, name: str, strength: float | None, around: nn.Module | None, *, by_hand: bool) -> None:
+        place, users, function = _place(sys._getframe(3))
+        known = self.activities.get((name, place))
+        if known is not None:
+            known.count += 1
+            return
+        visit = self.visits.get(id(around))
+        line = linecache.getline(*place) if place else ""
+        if by_hand:
+            said = (type(around).__name__, (visit.path if visit else "").rpartition(".")[2], function, line)
+            if not any(_SAYS_DROP.search(text) for text in said):
+                return
+        self.activities[name, place] = Activity(
+            name,
+            strength,
+            visit.path if visit else None,
+            visit.kind if visit else None,
+            place,
+            users,
+            by_hand,
+            function,
+        )
+
+
+class _Token:
+    """Hung on a node of the autograd graph: lives exactly as long as that graph."""
+
+    def __call__(self, *gradients: Any) -> None:
+        return None
+
+
+class _Functions(TorchFunctionMode):
+    """Tells the watch about the functions that it wants to know."""
+
+    def __init__(self, watch: ForwardWatch) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if (name in _DROPPERS or name in _DRAWS) and threading.get_ident() == self._watch._thread:
+            self._watch._function(name, args, kwargs)
+        self._watch.touched = self._watch.touched or any(isinstance(a, nn.Parameter) for a in args)
+        return func(*args, **kwargs)
+
+
+def _strength(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float | None:
+    """The probability with which this call drops; None if it drops nothing."""
+    (key, position, default), (flags, flag_position, flag_default) = _DROPPERS[name]
+    flag = next((kwargs[f] for f in flags if f in kwargs), None)
+    if flag is None:
+        flag = args[flag_position] if len(args) > flag_position else flag_default
+    strength = kwargs.get(key, args[position] if len(args) > position else default)
+    return float(strength) if flag and strength else None
+
+
+def _place(frame: FrameType | None) -> tuple[Place | None, bool, str]:
+    """(file and line, whether that is the user's, function name) of the innermost frame of the user's own, or else outside
+    torch and stabcheck."""
+    nearest: tuple[Place, str] | None = None
+    while frame is not None:
+        file, code = frame.f_code.co_filename, frame.f_code
+        if is_users(file) and not file.startswith("<"):
+            return (file, frame.f_lineno), True, code.co_name
+        module = frame.f_globals.get("__name__", "")
+        if nearest is None and not module.startswith(("torch.", "stabcheck.")):
+            nearest = ((file, frame.f_lineno), code.co_name)
+        frame = frame.f_back
+    return (nearest[0], False, nearest[1]) if nearest else (None, False, "")
+
+
+def fingerprint(found: list[torch.Tensor]) -> Print:
+    """The RMS and up to 64 evenly spaced elements of each of the first eight tensors: enough to tell tensors apart."""
+    seen: list[float] = []
+    with torch.no_grad(), torch._C.DisableTorchFunction():
+        for tensor in found[:8]:
+            if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta or not tensor.numel():
+                continue
+            values = (tensor.abs() if tensor.is_complex() else tensor).detach().reshape(-1).float()
+            picks = torch.arange(min(64, len(values)), device=values.device) * len(values) // min(64, len(values))
+            seen += [float(values.norm()) / len(values) ** 0.5, *values[picks].tolist()]
+    return tuple(seen)

@@ -1,0 +1,110 @@
+"""Watching a training loop that is not ours, through the functions of PyTorch that every loop calls.
+
+`LoopSpy` sees each backward pass, each optimizer step, gradient clipping and loss scaling, whoever
+calls them and under whatever name they were imported. It keeps norms on the device and changes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from stabcheck.trial.norms import norms
+
+
+class LoopSpy:
+    """What the loop did since `begin`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.optimizers: list[torch.optim.Optimizer] = []
+        self.clip_threshold: float | None = None
+        self.on_backward: Callable[[torch.Tensor], None] | None = None
+        """Called with the root of each backward pass, before it, while the graph is alive."""
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget the last step."""
+        self.raw: dict[str, torch.Tensor] = {}
+        """Parameter name -> norm of its gradient after the last backward."""
+        self.seen: dict[str, torch.Tensor] = {}
+        """Parameter name -> norm of its gradient as the optimizer found it."""
+        self.rates: tuple[float, ...] = ()
+        self.stepped = False
+        self.root: torch.Tensor | None = None
+        self.scale: torch.Tensor | float = 1.0
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Observe everything that happens inside."""
+        autograd: Any = torch.autograd
+        clip: Any = importlib.import_module("torch.nn.utils.clip_grad")
+        scaler: Any = torch.amp.GradScaler
+        hook = register_optimizer_step_pre_hook(self._before_step)
+        with contextlib.ExitStack() as stack:
+            stack.callback(hook.remove)
+            stack.enter_context(_replaced(autograd, "backward", self._backward))
+            stack.enter_context(_replaced(clip, "_clip_grads_with_norm_", self._clip))
+            stack.enter_context(_replaced(scaler, "scale", self._scale))
+            yield
+
+    def _backward(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        roots = args[0] if args else kwargs.get("tensors")
+        root = roots if isinstance(roots, torch.Tensor) else next(iter(roots or ()), None)
+        if isinstance(root, torch.Tensor):
+            self.root = root.detach()
+            if self.on_backward is not None:
+                self.on_backward(root)
+        result = original(*args, **kwargs)
+        self.raw.update(self._gradients(self.model.named_parameters()))
+        return result
+
+    def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        ours = [(name, p) for name, p in self.model.named_parameters() if id(p) in held]
+        if not ours:
+            return
+        if not any(known is optimizer for known in self.optimizers):
+            self.optimizers.append(optimizer)
+        self.seen.update(self._gradients(iter(ours)))
+        self.rates = tuple(float(group.get("lr", 0.0)) for group in optimizer.param_groups)
+        self.stepped = True
+
+    def _clip(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        threshold = args[1] if len(args) > 1 else kwargs.get("max_norm")
+        self.clip_threshold = float(threshold) if threshold is not None else None
+        return original(*args, **kwargs)
+
+    def _scale(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        scale = getattr(args[0], "_scale", None)
+        self.scale = scale.detach().clone() if isinstance(scale, torch.Tensor) else 1.0
+        return result
+
+    def _gradients(self, parameters: Iterator[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        there = [(name, p.grad) for name, p in parameters if p.grad is not None]
+        return dict(zip([name for name, _ in there], norms([grad for _, grad in there]), strict=True))
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, wrapper: Callable[..., Any]) -> Iterator[None]:
+    """`owner.name` calls `wrapper(original, ...)` inside; nothing happens if this torch has no such name."""
+    original = getattr(owner, name, None)
+    if original is None:
+        yield
+        return
+
+    def replacement(*args: Any, **kwargs: Any) -> Any:
+        return wrapper(original, *args, **kwargs)
+
+    setattr(owner, name, replacement)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)

@@ -1,0 +1,129 @@
+"""What a checkpoint did not bring back, part by part and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+from stabcheck.trial.compare import Difference, differences, heals, is_shaped_like_weights, same
+from stabcheck.trial.resume import Resumed
+from stabcheck.trial.state import Kind
+from stabcheck.trial.uninterrupted import Cut, Run
+
+_KEPT_IN_PLACE: tuple[Kind, ...] = ("number", "tensor")
+"""What save() may change without harm by itself: the time of the last checkpoint, a counter of files."""
+
+
+@dataclass(frozen=True)
+class Lost:
+    """One part of the run's state that is not what was saved."""
+
+    kind: Kind
+    part: str
+    location: str | None
+    """Path of a module or parameter of the model that holds all of it."""
+    names: str
+    """The first few values concerned, as the user knows them."""
+    count: int
+    """Tensors concerned; for the state of an optimizer, parameters."""
+    how: str
+    """What is there instead, as the end of a sentence."""
+
+
+def lost(run: Run, cut: Cut, result: Resumed) -> list[Lost]:
+    """The documented state that load did not restore, root causes first: weights, buffers, optimizers, schedules, and
+    models that are kept beside the model, such as an EMA."""
+    expected = cut.saved
+    if not run.own_checkpoint:  # it promises the three keys only
+        expected = {path: leaf for path, leaf in expected.items() if leaf.part in {"model", "optimizer", "scheduler"}}
+    changed = differences(expected, result.loaded, result.fresh)
+    weights = [d for d in changed if d.kind == "weight"]
+    trained = {p for p, leaf in cut.saved.items() if leaf.kind == "weight" and not same(leaf, run.start.get(p))}
+    if weights and trained <= {d.path for d in weights}:
+        return [_lost("model", weights)]  # the rest follows
+    # The counter of batches is used only where averages are cumulative, and then training differs.
+    buffers = [d for d in changed if d.kind == "buffer" and not d.path.endswith("num_batches_tracked")]
+    found = [_lost("model", items) for items in (weights, buffers) if items]
+    for items in (*_by_part(changed, "held"), *_by_part(changed, "moment"), *_by_part(changed, "schedule")):
+        found.append(_lost(items[0].part, items))
+    if run.own_checkpoint:
+        found += [_lost(items[0].part, items) for items in _models_beside(run, cut, result, changed)]
+    return found
+
+
+def altered(run: Run, cut: Cut) -> list[Difference]:
+    """What save() did to the run that it saved. Modes count if the steps that followed did not put them right."""
+    return [
+        d
+        for d in differences(cut.before, cut.saved, run.start)
+        if d.kind not in _KEPT_IN_PLACE and (d.kind != "mode" or not same(cut.before.get(d.path), cut.end.get(d.path)))
+    ]
+
+
+def _by_part(changed: Sequence[Difference], kind: Kind) -> list[list[Difference]]:
+    """The differences of one kind, grouped by the object they belong to."""
+    groups: dict[str, list[Difference]] = {}
+    for difference in changed:
+        if difference.kind == kind:
+            groups.setdefault(difference.part, []).append(difference)
+    return list(groups.values())
+
+
+def value(item: Any) -> str:
+    """A number or norm for a sentence."""
+    return f"{item:.4g}" if isinstance(item, float) else repr(item)
+
+
+def _models_beside(run: Run, cut: Cut, result: Resumed, changed: Sequence[Difference]) -> list[list[Difference]]:
+    """Modules, and collections of tensors shaped like the model's weights, that training changes and that the steps
+    after load do not make right."""
+    found = []
+    for items in (*_by_part(changed, "module"), *_by_part(changed, "tensor")):
+        moved = [d for d in items if not same(cut.saved[d.path], run.start.get(d.path))]
+        paths = [d.path for d in moved]
+        is_model = bool(paths) and (items[0].kind == "module" or is_shaped_like_weights(paths, cut.saved))
+        if is_model and not heals(paths, cut.saved, cut.end, result.loaded, result.end):
+            found.append(moved)
+    return found
+
+
+def _lost(part: str, items: Sequence[Difference]) -> Lost:
+    kind = items[0].kind
+    names = list(dict.fromkeys(_name(d) for d in items))
+    count = len({d.path.rpartition("]")[0] for d in items}) if kind == "moment" else len(items)
+    return Lost(
+        kind=kind,
+        part=part,
+        location=_common([d.path for d in items]) if part == "model" else None,
+        names=", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else ""),
+        count=count,
+        how=_how(items),
+    )
+
+
+def _name(difference: Difference) -> str:
+    if difference.kind == "held":
+        return difference.path.partition("[")[2].removesuffix("]")
+    if difference.kind in {"moment", "schedule"}:
+        return difference.path.rpartition("].")[2].rpartition(".")[2].partition("[")[0]
+    return difference.path.partition(".")[2] or difference.path
+
+
+def _how(items: Sequence[Difference]) -> str:
+    kind = items[0].kind
+    if kind == "schedule":
+        return "; ".join(f"{_name(d)} is {value(d.actual)} instead of {value(d.expected)}" for d in items[:3])
+    if all(d.rounded and not d.untouched for d in items):
+        return "rounded, as by a shorter float format"
+    if all(d.untouched for d in items):
+        return "there is none" if kind == "moment" else "still what a new set-up starts with"
+    first = next(d for d in items if not d.untouched)
+    return f"{first.path} has norm {value(first.actual)} instead of {value(first.expected)}"
+
+
+def _common(paths: Sequence[str]) -> str | None:
+    """The module or parameter of the model that all paths lie in; None for the model itself."""
+    columns = zip(*(path.split(".")[1:] for path in paths), strict=False)
+    return ".".join(column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)) or None

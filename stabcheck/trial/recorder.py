@@ -1,0 +1,329 @@
+"""The trial: real training steps of a fresh set-up under observation, and what is measured after them.
+
+Observing changes nothing: during the steps only norms and counts are taken, in hooks that are gone
+afterwards. Everything that needs the model for itself (yardsticks, recurrences, disturbed parameters)
+waits until the last step is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from stabcheck.check import Skip
+from stabcheck.loading import source_of
+from stabcheck.recording import Clipping, OptimizerFacts, Parameter, Recording, Signal, Step
+from stabcheck.trial import batches, norms, yardsticks
+from stabcheck.trial.bench import Bench
+from stabcheck.trial.disturbance import matters
+from stabcheck.trial.loop_spy import LoopSpy
+from stabcheck.trial.probes import RectifierProbe, SignalProbe, SignalReading
+from stabcheck.trial.rectifiers import RectifierLog
+from stabcheck.trial.recurrence import recurrences
+from stabcheck.trial.session import Session
+from stabcheck.userland import UserCodeError, is_users
+
+SAMPLES_FOR_YARDSTICKS = 256
+"""Fewer rows let a constant prediction fit their label counts by luck."""
+MAX_YARDSTICK_BATCHES = 8
+BAD_STEPS_TO_STOP = 3
+"""A loss that was NaN or infinite so many times in a row does not come back."""
+
+
+def record_trial(bench: Bench, *, steps: int) -> Recording:
+    """Train a fresh set-up for `steps` calls of its training step and say what was seen.
+
+    Raises:
+        Skip: the set-up does not say how it trains.
+        UserCodeError: not even one step could be taken.
+    """
+    session = bench.session()
+    if not session.can_step:
+        raise Skip("no optimizer given: add 'optimizer' or 'train_step' to the set-up")
+    return _Trial(bench, session, steps).run()
+
+
+def sample_steps(steps: int) -> tuple[int, ...]:
+    """The steps at which the expensive quantities are read: dense at the start, then every fifth or so."""
+    wanted = (0, 1, 2, 4, 8, 13, 19, 25, 32, 39)
+    scaled = {round(w * (steps - 1) / 39) if w > 4 else w for w in wanted}
+    return tuple(sorted(s for s in scaled if 0 <= s < steps))
+
+
+class _Trial:
+    def __init__(self, bench: Bench, session: Session, steps: int) -> None:
+        self.bench, self.session, self.planned = bench, session, steps
+        self.model = session.model
+        self.spy = LoopSpy(self.model)
+        self.signal_probe = SignalProbe(self.model)
+        self.rectifiers = RectifierLog(steps)
+        self.sampled: list[int] = []
+        self.steps: list[dict[str, Any]] = []
+        self.raw: list[dict[str, torch.Tensor]] = []
+        self.seen: list[dict[str, torch.Tensor]] = []
+        self.weights: list[dict[str, torch.Tensor]] = []
+        self.updates: list[dict[str, torch.Tensor]] = []
+        self.signals: list[dict[str, SignalReading]] = []
+        self.kept_batches: list[Any] = []
+        self.not_recorded: list[tuple[str, str]] = []
+        self.failure: str | None = None
+        self.bad_batch: int | None = None
+        parameters = dict(self.model.named_parameters())
+        self.trainable = {name: p.requires_grad for name, p in parameters.items()}
+        self.initial = {name: _is_constant(p) for name, p in parameters.items()}
+        recurrent = any(isinstance(m, nn.RNNBase) for m in self.model.modules())
+        self.initial_state = {k: v.clone() for k, v in self.model.state_dict().items()} if recurrent else None
+
+    def run(self) -> Recording:
+        wanted = set(sample_steps(self.planned))
+        bad = 0
+        with self.spy.watching():
+            iterator = self.session.train_batches()
+            for index in range(self.planned):
+                try:
+                    _, batch = next(iterator)
+                    self._keep(batch)
+                    self._step(index, batch, sampled=index in wanted)
+                except UserCodeError as error:
+                    if not self.steps:
+                        raise
+                    self.failure = str(error)
+                    break
+                loss = self.steps[-1]["loss"]
+                is_bad = loss is not None and not math.isfinite(loss)
+                bad = bad + 1 if is_bad else 0
+                if is_bad and self.bad_batch is None and not batches.all_finite(batch):
+                    self.bad_batch = index
+                self.bench.tell((index + 1) / self.planned, f"step {index + 1} of {self.planned}")
+                if bad >= BAD_STEPS_TO_STOP or self.bench.remaining() < 0:
+                    break
+        return self._recording()
+
+    def _keep(self, batch: Any) -> None:
+        have = sum(batches.size(b) for b in self.kept_batches)
+        if have < SAMPLES_FOR_YARDSTICKS and len(self.kept_batches) < MAX_YARDSTICK_BATCHES:
+            self.kept_batches.append(batches.clone(batch))
+
+    def _step(self, index: int, batch: Any, *, sampled: bool) -> None:
+        spy, samples = self.spy, batches.size(batch)
+        self.rectifiers.samples_per_step = samples
+        spy.begin()
+        with contextlib.ExitStack() as stack:
+            readings = stack.enter_context(self.signal_probe.inserted()) if sampled else {}
+            if self.rectifiers.wants(index):
+                probe = RectifierProbe(self.model)
+                calls = stack.enter_context(probe.inserted())
+                spy.on_backward = lambda root: self.rectifiers.trace(index, root, calls, self.model)
+                stack.callback(setattr, spy, "on_backward", None)
+            before = self._copies() if sampled else {}
+            loss = self.session.step(batch)
+        if self.rectifiers.wants(index):
+            self.rectifiers.add(index, calls)
+        if sampled:
+            self.sampled.append(index)
+            self.signals.append(readings)
+            now = dict(self.model.named_parameters())
+            same = [name for name in before if name in now and now[name].shape == before[name].shape]
+            self.weights.append(dict(zip(same, norms.norms([before[n] for n in same]), strict=True)))
+            changes = [now[n].detach() - before[n] for n in same]
+            self.updates.append(dict(zip(same, norms.norms(changes), strict=True)))
+        if loss is None and spy.root is not None:
+            loss = float(spy.root) / float(spy.scale)
+        raw, seen = spy.raw, spy.seen
+        scale = spy.scale
+        if isinstance(scale, torch.Tensor):
+            raw = {name: value / scale.to(value.device) for name, value in raw.items()}
+        self.raw.append(raw)
+        self.seen.append(seen)
+        self.steps.append({"index": index, "loss": loss, "samples": samples, "lr": spy.rates, "stepped": spy.stepped})
+
+    def _copies(self) -> dict[str, torch.Tensor]:
+        return {n: p.detach().clone() for n, p in self.model.named_parameters() if not _is_lazy(p)}
+
+    # --- after the last step
+
+    def _recording(self) -> Recording:
+        bench, session, setup = self.bench, self.session, self.session.setup
+        raw = _table(self.raw)
+        seen = _table(self.seen)
+        parameters = self._parameters(raw, seen)
+        count = len(self.steps)
+        steps = tuple(
+            Step(
+                **facts,
+                grad_norm=norms.total([column[i] for column in raw.values()]),
+                clipped_norm=norms.total([column[i] for column in seen.values()]),
+            )
+            for i, facts in enumerate(self.steps)
+        )
+        bench.tell(None, "measuring the loss's own levels")
+        levels = yardsticks.measure(session, self.kept_batches, bench.seed)
+        if levels.constant is None:
+            self.not_recorded.append(("the level of a constant prediction", levels.note))
+        signals = self._signals()
+        known = self.spy.optimizers or ([setup.optimizer] if setup.optimizer is not None else [])
+        if not self.spy.optimizers:
+            self.not_recorded.append(("optimizer steps", "no torch.optim.Optimizer of this model stepped in the trial"))
+        return Recording(
+            target=bench.entry.target,
+            seed=bench.seed,
+            loop="train_step" if setup.train_step else "textbook",
+            planned=self.planned,
+            steps=steps,
+            sampled=tuple(self.sampled),
+            parameters=parameters,
+            signals=signals,
+            rectifiers=self.rectifiers.finished(count),
+            recurrences=recurrences(session, self.kept_batches[:1], self.initial_state, bench.seed),
+            yardsticks=levels,
+            optimizers=tuple(_facts(o) for o in known),
+            clipping=Clipping(setup.clip_grad_norm, self.spy.clip_threshold),
+            tokens=bool(signals) and signals[0].kind.startswith("Embedding"),
+            accumulate_steps=setup.accumulate_steps,
+            planned_steps=session.planned_steps,
+            warmup_share=self._warmup_share(),
+            first_non_finite=("input", "", self.bad_batch)
+            if self.bad_batch is not None
+            else _first_non_finite(steps, parameters, signals, self.sampled),
+            failure=self.failure,
+            sources=self._sources(),
+            not_recorded=tuple(self.not_recorded),
+        )
+
+    def _warmup_share(self) -> float | None:
+        rates = [max(s["lr"]) for s in self.steps if s["lr"]]
+        try:
+            peak = max(self.bench.peak_rates(), default=0.0)
+        except (Skip, UserCodeError):  # lr-schedule tells what is wrong with it
+            return None
+        return max(rates) / peak if rates and peak else None
+
+    def _parameters(
+        self, raw: dict[str, list[float | None]], seen: dict[str, list[float | None]]
+    ) -> tuple[Parameter, ...]:
+        model, count, sampled = self.model, len(self.steps), len(self.sampled)
+        weights, updates = _table(self.weights), _table(self.updates)
+        optimizers = [*self.spy.optimizers, *([self.session.setup.optimizer] if self.session.setup.optimizer else [])]
+        held = {id(p) for o in optimizers for group in o.param_groups for p in group["params"]}
+        names: dict[int, list[str]] = {}
+        for name, p in model.named_parameters(remove_duplicate=False):
+            names.setdefault(id(p), []).append(name)
+        modules = dict(model.named_modules())
+        found = []
+        for name, p in model.named_parameters():
+            path = name.rpartition(".")[0]
+            zero, constant = self.initial.get(name, (False, False))
+            never = not any(v is not None for v in [*raw.get(name, []), *seen.get(name, [])])
+            needs_test = never and p.requires_grad and path in self.signal_probe.called
+            found.append(
+                Parameter(
+                    name=name,
+                    aliases=tuple(names[id(p)][1:]),
+                    shape=tuple(p.shape),
+                    module=path,
+                    module_kind=type(modules[path]).__name__ if path in modules else "",
+                    trainable=self.trainable.get(name, p.requires_grad),
+                    optimized=id(p) in held,
+                    called=path in self.signal_probe.called,
+                    zero_at_start=zero,
+                    constant_at_start=constant,
+                    matters=matters(self.session, p, self.kept_batches[0], self.bench.seed) if needs_test else None,
+                    grad_norm=tuple(raw.get(name, [None] * count)),
+                    clipped_norm=tuple(seen.get(name, [None] * count)),
+                    weight_norm=tuple(weights.get(name, [None] * sampled)),
+                    update_norm=tuple(updates.get(name, [None] * sampled)),
+                )
+            )
+        return tuple(found)
+
+    def _signals(self) -> tuple[Signal, ...]:
+        order: dict[str, SignalReading] = {}
+        for readings in reversed(self.signals):
+            order = {**{name: r for name, r in order.items() if name not in readings}, **readings}
+        found = []
+        for name, reading in _in_order(self.signals, order).items():
+            rows = [readings.get(name) for readings in self.signals]
+            squares = [
+                sum(r.grad_squares[1:], r.grad_squares[0]).sqrt() if r and r.grad_squares else None for r in rows
+            ]
+            found.append(
+                Signal(
+                    name,
+                    reading.kind,
+                    tuple(norms.numbers([r.out_rms if r else None for r in rows])),
+                    tuple(norms.numbers([r.variance_share if r else None for r in rows])),
+                    tuple(norms.numbers(squares)),
+                )
+            )
+        return tuple(found)
+
+    def _sources(self) -> dict[str, tuple[str, int]]:
+        found: dict[str, tuple[str, int]] = {}
+        for name, module in self.model.named_modules():
+            place = source_of(type(module)) if not type(module).__module__.startswith("torch.") else None
+            if place and is_users(place[0]):
+                found[name] = place
+        return found
+
+
+def _in_order(rows: list[dict[str, SignalReading]], names: dict[str, SignalReading]) -> dict[str, SignalReading]:
+    """All readings in execution order: the longest step's order first, others appended."""
+    longest = max(rows, key=len, default={})
+    return {**longest, **{name: reading for name, reading in names.items() if name not in longest}}
+
+
+def _table(rows: list[dict[str, torch.Tensor]]) -> dict[str, list[float | None]]:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    flat = norms.numbers([row.get(name) for name in names for row in rows])
+    return {name: flat[i * len(rows) : (i + 1) * len(rows)] for i, name in enumerate(names)}
+
+
+def _is_lazy(parameter: torch.Tensor) -> bool:
+    return isinstance(parameter, nn.parameter.UninitializedParameter)
+
+
+def _is_constant(parameter: torch.Tensor) -> tuple[bool, bool]:
+    """(all zero, all equal) for a parameter of more than one element."""
+    if _is_lazy(parameter) or parameter.numel() < 2:
+        return False, False
+    flat = parameter.detach().reshape(-1)
+    equal = bool((flat == flat[0]).all())
+    return equal and float(flat[0]) == 0.0, equal
+
+
+def _facts(optimizer: torch.optim.Optimizer) -> OptimizerFacts:
+    groups = []
+    for group in optimizer.param_groups:
+        options = {k: v for k, v in group.items() if isinstance(v, (int, float, bool, str))}
+        options |= {f"beta{i}": float(beta) for i, beta in enumerate(group.get("betas", ()), start=1)}
+        groups.append({**options, "parameters": len(group["params"])})
+    return OptimizerFacts(type(optimizer).__name__, tuple(groups))
+
+
+def _first_non_finite(
+    steps: tuple[Step, ...], parameters: tuple[Parameter, ...], signals: tuple[Signal, ...], sampled: list[int]
+) -> tuple[str, str, int] | None:
+    """Where a NaN or infinity came from. Within a step the order is: activations in order of execution, the loss,
+    gradients from the output backwards; a gradient counts only if the optimizer used it."""
+    order = {signal.module: i for i, signal in enumerate(signals)}
+    backwards = sorted(range(len(parameters)), key=lambda i: -order.get(parameters[i].module, -1))
+    for i, step in enumerate(steps):
+        if i in sampled:
+            row = sampled.index(i)
+            for signal in signals:
+                value = signal.out_rms[row]
+                if value is not None and not math.isfinite(value):
+                    return "activation", signal.module, i
+        if step.loss is not None and not math.isfinite(step.loss):
+            return "loss", "", i
+        if not step.stepped:
+            continue
+        for j in backwards:
+            values = parameters[j].clipped_norm[i], parameters[j].grad_norm[i]
+            if any(v is not None and not math.isfinite(v) for v in values):
+                return "gradient", parameters[j].name, i
+    return None

@@ -1,0 +1,352 @@
+"""A few training steps, the validation, and another step."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from torch.utils.hooks import RemovableHandle
+
+from stabcheck.check import NotChecked
+from stabcheck.trial import batches
+from stabcheck.trial.batch_norm import ERRATIC, PROBES, BatchNormTest
+from stabcheck.trial.bench import Bench
+from stabcheck.trial.forward_watch import ForwardWatch, Visit
+from stabcheck.trial.mode_switches import beyond_eval, is_batch_norm, is_untouched
+from stabcheck.trial.rehearsal import Rehearsal
+from stabcheck.trial.rng import RngState, kept_rng, rng_state
+from stabcheck.trial.state_shot import StateShot
+from stabcheck.trial.validation import SAME_OUTPUT, run
+from stabcheck.userland import UserCodeError
+
+STEPS = 8
+"""Training steps before the validation: enough for the optimizer state, gradients and modes of a run under way."""
+
+BATCH_NORM_STEPS = 30
+"""With BatchNorm: enough that training has moved the loss, against which the disagreement of the modes is measured."""
+
+ERRATIC_STEPS = 100
+"""With a momentum that makes the running statistics erratic: they do less harm while the net is hardly trained. What a last
+batch of 3 costs, in units of the loss reduction: 0.2 after 30 steps, 0.5 after 80, 0.6 after 160 (MLP, momentum 0.99)."""
+
+CATCH_UP_STEPS = 12
+"""Steps in which a separate copy of the model may follow it; averaged copies are often updated once in ten steps."""
+
+SHARE_OF_BUDGET = 0.4
+"""A validation is broken off after this share of the time left, so that the checks after this one get theirs."""
+
+UNCHANGED = 1e-6
+"""Relative change that still counts as restored: swapping weights by arithmetic costs some float32 roundings (6e-8)."""
+
+SHARE_OF_TRAINING = 0.15
+"""The steps before the validation end early after this share of the time left."""
+
+KEPT_BYTES = 256 * 2**20
+"""Training batches are kept for the BatchNorm comparison up to this size."""
+
+SEEDS = (1, 2, 3, 4)
+"""Mean losses under different random numbers can agree by chance, but not four times."""
+
+SAME_LOSS = 1e-4
+"""Relative difference that rounding makes in a loss computed twice in the same mode (GPU, bf16)."""
+
+_BATCH_NORM = "BatchNorm in eval mode against training"
+
+EXPLAINED = 20
+"""Modules in training mode for which the reason is looked up; one finding names the first."""
+
+
+def rehearse(bench: Bench) -> Rehearsal:
+    """Train a little, validate, train on, and report what was seen.
+
+    Raises:
+        UserCodeError: the user's code raised.
+        Skip: the set-up gives nothing to validate with.
+    """
+    return _Rehearsing(bench).all()
+
+
+class _Rehearsing:
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self._session = bench.session()
+        self._own_step = self._session.setup.train_step is not None
+        self._left_out: list[NotChecked] = []
+        self._stream: Iterator[tuple[int, Any]] = self._session.train_batches()
+        self._trained: list[Any] = []
+        self._losses: list[float] = []
+        self._steps = 0
+        self._stepped: dict[int, Visit] = {}
+        """Visits of the first training step."""
+        self._fresh: set[str] = set()
+        """BatchNorm layers whose running statistics were the initial ones when training began."""
+        self._eval_steps: tuple[Visit, ...] = ()
+
+    def all(self) -> Rehearsal:
+        session = self._session
+        test = self._train()
+        self._bench.tell(0.4, "validating")
+        rng, before = rng_state(), StateShot.of(session)
+        first = run(session, seconds=self._limit())
+        after = StateShot.of(session)
+        seen = Rehearsal(
+            setup=session.setup,
+            steps=self._steps,
+            losses=tuple(self._losses),
+            run=first,
+            changes=before.changes(after, UNCHANGED),
+        )
+        self._explain(seen)
+        if first.stopped:
+            self._leave_out(
+                "what validate() returns and leaves behind",
+                f"it was broken off after {first.seconds:.0f} s and {first.forwards} forwards: "
+                "raise --budget, or give a set-up with less validation data",
+            )
+        else:
+            self._bench.tell(0.6, "validating again")
+            self._repeat(seen, rng, before)
+            self._weigh_buffers(seen, before, after)
+            self._step_after(seen, after)
+            self._follow(seen)
+        self._bench.tell(0.8, "comparing BatchNorm in both modes")
+        self._compare_batch_norm(seen, test)
+        seen.not_checked = tuple(self._left_out)
+        return seen
+
+    # --- training
+
+    def _train(self) -> BatchNormTest | None:
+        session = self._session
+        if not session.can_step:
+            self._leave_out("validation of a trained model", "the set-up has neither 'train_step' nor 'optimizer'")
+            session.model.train()
+            return None
+        until = time.monotonic() + SHARE_OF_TRAINING * self._bench.remaining()
+        self._bench.tell(0.0, "training a little")
+        self._fresh = {n for n, m in session.model.named_modules() if is_batch_norm(m) and is_untouched(m)}
+        with ForwardWatch(session.model, functions=False) as watch:
+            self._step()
+        self._stepped = watch.visits
+        if self._own_step and not any(not call.mode for call in watch.mode_calls):
+            self._eval_steps = _all_in_eval(watch)
+        layers = {
+            v.path: v.module for v in watch.visits.values() if v.training and v.of_model and is_batch_norm(v.module)
+        }
+        test = self._batch_norm_test(layers) if layers else None
+        erratic = any((m.momentum or 0.0) >= ERRATIC for m in layers.values())
+        wanted = STEPS if test is None else ERRATIC_STEPS if erratic else BATCH_NORM_STEPS
+        while self._steps < wanted and (self._steps < 2 or time.monotonic() < until):
+            self._step()
+        if test is not None and self._steps < BATCH_NORM_STEPS:
+            self._leave_out(_BATCH_NORM, f"{BATCH_NORM_STEPS} steps do not fit the --budget")
+            return None
+        return test
+
+    def _step(self) -> Any:
+        _, batch = next(self._stream)
+        if sum(t.nbytes for b in self._trained for t in batches.tensors(b)) < KEPT_BYTES:
+            self._trained.append(batches.clone(batch))
+        loss = self._session.step(batch)
+        if loss is not None:
+            self._losses.append(loss)
+        self._steps += 1
+        return batch
+
+    # --- validating again
+
+    def _repeat(self, seen: Rehearsal, rng: RngState, before: StateShot) -> None:
+        session, first = self._session, seen.run
+        if 4 * first.seconds > self._limit():
+            self._leave_out(
+                "whether validating again gives the same", f"one validation takes {first.seconds:.0f} s of the --budget"
+            )
+            return
+        if not seen.changes.parameters and not seen.changes.buffers:
+            seen.repeat = run(session)
+        if not any(v.training and v.switch for v in first.visits):
+            return
+        self._put_back(before, rng)
+        try:
+            seen.in_eval = run(session, force_eval=True)
+        except UserCodeError:
+            return  # a model that gives something else in eval mode, such as detections in place of losses
+        if first.same_outputs(seen.in_eval):
+            seen.mode_matters = False
+            return
+        self._put_back(before, rng)
+        seen.mode_matters = run(session).same_outputs(first) or None
+
+    def _put_back(self, shot: StateShot, rng: RngState | None = None) -> None:
+        """Buffers and random numbers as they were, for doing the same under the same conditions."""
+        with torch.no_grad():
+            for name, buffer in self._session.model.named_buffers():
+                if name in shot.buffers and shot.buffers[name].shape == buffer.shape:
+                    buffer.copy_(shot.buffers[name])
+        if rng is not None:
+            rng.restore()
+
+    def _weigh_buffers(self, seen: Rehearsal, before: StateShot, after: StateShot) -> None:
+        if not seen.changes.buffers or seen.changes.parameters:
+            return
+        losses = []
+        for shot in (before, after):
+            self._put_back(shot)
+            losses.append([self._loss(mode, 0) for mode in (True, False)])
+        seen.buffers_matter = self._differ(list(zip(*losses, strict=True)), SAME_LOSS)
+
+    def _explain(self, seen: Rehearsal) -> None:
+        asked = [v for v in seen.run.visits if v.training and v.switch][:EXPLAINED]
+        for visit in asked:
+            why = beyond_eval(visit.root, visit.module)
+            if why is not None:
+                seen.beyond[id(visit.module)] = why
+        if any(a.by_hand for a in seen.run.activities):
+            seen.noisy_in_eval = self._differ(
+                [(self._loss(False, 0), self._loss(False, seed)) for seed in SEEDS], SAME_LOSS
+            )
+
+    @staticmethod
+    def _differ(pairs: Sequence[tuple[float | None, float | None]], tolerance: float) -> bool | None:
+        """Whether the losses of any pair differ; None if some could not be computed."""
+        known = [(a, b) for a, b in pairs if a is not None and b is not None]
+        return any(not math.isclose(a, b, rel_tol=tolerance) for a, b in known) if known else None
+
+    def _loss(self, mode: bool, seed: int) -> float | None:
+        """The loss of a training batch, leaving modes, buffers and random numbers alone; None if it cannot be computed."""
+        model = self._session.model
+        if not self._trained:
+            return None
+        modes, buffers = {m: m.training for m in model.modules()}, [(b, b.clone()) for b in model.buffers()]
+        try:
+            model.train(mode)
+            with kept_rng(seed), torch.no_grad():
+                return float(self._session.loss(self._trained[0]))
+        except UserCodeError:
+            return None
+        finally:
+            for module, was in modes.items():
+                module.training = was
+            for buffer, held in buffers:
+                buffer.data.copy_(held)
+
+    # --- training on
+
+    def _step_after(self, seen: Rehearsal, after: StateShot) -> None:
+        if not self._own_step:
+            return
+        model = self._session.model
+        for name, module in model.named_modules():
+            module.training = after.modes.get(name, module.training)
+        held: list[bool] = []
+        parameters = dict(model.named_parameters())
+        handles = [
+            _at_gradient(p, held) for p in (parameters[name] for name in seen.changes.gradients) if p.requires_grad
+        ]
+        try:
+            with ForwardWatch(model, functions=False) as watch:
+                self._step()
+        finally:
+            for handle in handles:
+                handle.remove()
+        seen.accumulates = any(held) if held else None
+        seen.flipped = tuple(
+            v
+            for key, v in watch.visits.items()
+            if v.switch and key in self._stepped and _flipped(self._stepped[key], v)
+        )
+        seen.eval_steps = self._eval_steps
+        if any(v.switch == "custom" for v in (*seen.flipped, *seen.eval_steps)):
+            seen.eval_matters = self._differ([(self._loss(True, s), self._loss(False, s)) for s in SEEDS], SAME_OUTPUT)
+
+    def _follow(self, seen: Rehearsal) -> None:
+        """Whether the model that was validated has anything to do with the one that is trained."""
+        model, first = self._session.model, seen.run
+        own = {id(p) for p in model.parameters()}
+        roots = {id(v.root): v.root for v in first.visits}
+        roots = {key: root for key, root in roots.items() if next(root.parameters(), None) is not None}
+        if not roots or not own or not self._session.can_step:
+            return
+        if any(id(p) in own for root in roots.values() for p in root.parameters()):
+            seen.follows = True
+            return
+        before = {key: [p.detach().clone() for p in root.parameters()] for key, root in roots.items()}
+        if any(_equal(model.parameters(), weights) for weights in before.values()):
+            return  # a copy made for the occasion
+        for _ in range(CATCH_UP_STEPS):
+            self._step()
+        if not {id(v.root) for v in run(self._session).visits} & roots.keys():
+            return  # made anew each time
+        seen.follows = any(not _equal(root.parameters(), before[key]) for key, root in roots.items())
+
+    # --- BatchNorm
+
+    def _batch_norm_test(self, layers: dict[str, nn.Module]) -> BatchNormTest | None:
+        probes = [batch for _, batch in islice(self._stream, PROBES)]
+        self._stream = chain(((0, batch) for batch in probes), self._stream)
+        try:
+            return BatchNormTest(self._session, layers, self._fresh, probes, self._bench.seed)
+        except UserCodeError as error:
+            self._leave_out(_BATCH_NORM, f"the loss cannot be computed in eval mode ({error.message})")
+            return None
+
+    def _compare_batch_norm(self, seen: Rehearsal, test: BatchNormTest | None) -> None:
+        if test is None or seen.run.stopped or seen.run.stepped:
+            return
+        planned = self._session.planned_steps
+        forwards = planned * self._session.setup.accumulate_steps if planned else None
+        try:
+            seen.batch_norm = test.report(self._trained, forwards, self._last_of_epoch())
+        except UserCodeError as error:
+            self._leave_out(_BATCH_NORM, str(error))
+
+    def _last_of_epoch(self) -> int | None:
+        """Size of an epoch's last batch, after which the user validates; None if it is like the others or not known."""
+        loader = self._session.setup.train_loader
+        if not isinstance(loader, DataLoader) or not loader.batch_size or loader.drop_last:
+            return None
+        try:
+            return len(loader.sampler) % loader.batch_size or None  # type: ignore[arg-type]
+        except TypeError:  # a stream of unknown length
+            return None
+
+    def _limit(self) -> float:
+        return SHARE_OF_BUDGET * max(self._bench.remaining(), 1.0)
+
+    def _leave_out(self, what: str, why: str) -> None:
+        self._left_out.append(NotChecked(what, why))
+
+
+def _at_gradient(parameter: nn.Parameter, held: list[bool]) -> RemovableHandle:
+    """Note, whenever a gradient arrives, whether there is one already that it will be added to."""
+
+    def note(_: torch.Tensor) -> None:
+        held.append(parameter.grad is not None and bool(parameter.grad.any()))
+
+    handle: RemovableHandle = parameter.register_hook(note)
+    return handle
+
+
+def _all_in_eval(watch: ForwardWatch) -> tuple[Visit, ...]:
+    """The modules with a switch, if none of them and none of the outermost modules ran in training mode."""
+    visits = [v for v in watch.visits.values() if v.of_model]
+    switched = tuple(v for v in visits if v.switch)
+    in_training = any(v.training for v in visits if v.switch or v.module is v.root)
+    return () if in_training else switched
+
+
+def _flipped(before: Visit, after: Visit) -> bool:
+    return (before.training > 0) != (after.training > 0) and (before.evaluating > 0) != (after.evaluating > 0)
+
+
+def _equal(parameters: Iterable[torch.Tensor], weights: Sequence[torch.Tensor]) -> bool:
+    present = list(parameters)
+    return len(present) == len(weights) and all(
+        a.shape == b.shape and bool(torch.equal(a.detach(), b)) for a, b in zip(present, weights, strict=True)
+    )

@@ -1,0 +1,177 @@
+"""A run that is not interrupted, and the same run saved, loaded in a fresh process and continued.
+
+Resumed runs are fed the batches of the uninterrupted one, each under the random state that its step had, and start with
+the gradients that were left then: what still differs is state that the checkpoint did not bring back. (On the CPU such
+a run is bit-equal for every optimizer and layer tried.) Data order is looked at separately, afterwards.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from stabcheck.loading import EntryPoint, TargetError, load_entry
+from stabcheck.trial.bench import Bench
+from stabcheck.trial.nursery import FreshProcessDied
+from stabcheck.trial.rng import RngState, rng_state, seed_all
+from stabcheck.trial.session import Session
+from stabcheck.trial.state import State, generator_states, set_generators
+from stabcheck.trial.uninterrupted import AFTER, Cut, Feed, Moment, Run, eval_loss, files, fingerprint, take
+from stabcheck.trial.walk import Look, look
+from stabcheck.userland import UserCodeError
+
+
+@dataclass
+class Resumed:
+    """A run that was loaded in a fresh process and continued."""
+
+    error: dict[str, Any] | None = None
+    """What the user's code raised, in load or in a step after it."""
+    fresh: State = field(default_factory=dict)
+    """The state before load."""
+    loaded: State = field(default_factory=dict)
+    end: State = field(default_factory=dict)
+    losses: list[float | None] = field(default_factory=list)
+    eval_loss: float | None = None
+    rng: RngState | None = None
+    """Random state when load returned."""
+    generators: dict[str, Any] = field(default_factory=dict)
+    order: list[str] = field(default_factory=list)
+    """Fingerprints of the batches that its own loader gives next."""
+
+
+def resume(bench: Bench, run: Run, cuts: list[Cut], trials: list[list[str]] | None = None) -> list[Resumed]:
+    """Load each cut in a fresh process and continue it.
+
+    Args:
+        cuts: the cuts to resume from.
+        trials: instead of one plain run per cut, one per list of paths, whose values of the uninterrupted run are put
+            in place after loading.
+
+    Raises:
+        UserCodeError: building the set-up failed there, or the process died.
+    """
+    folder = bench.scratch / "resume"
+    folder.mkdir(exist_ok=True)
+    payload, answer = folder / "payload.pt", folder / "answer.pt"
+    jobs = [
+        (cut, run.moments[cut.at : cut.at + run.after], paths, index == 0 and trials is None)
+        for cut in cuts
+        for index, paths in enumerate(trials or [[]])
+    ]
+    try:
+        torch.save(jobs, payload)
+    except (pickle.PicklingError, AttributeError, TypeError):  # batches that no file can hold
+        torch.save([(cut, [], paths, True) for cut, _, paths, _ in jobs], payload)
+    job = {
+        "target": bench.entry.target,
+        "texts": bench.entry.texts,
+        "folder": bench.entry.folder,
+        "seed": bench.seed,
+        "device": str(bench.device) if bench.device else None,
+        "threads": torch.get_num_threads(),
+        "payload": str(payload),
+        "answer": str(answer),
+    }
+    try:
+        bench.nursery.run("stabcheck.trial.resume:resumed", job)
+    except FreshProcessDied as error:
+        raise UserCodeError("load in a fresh process", str(error)) from None
+    # Our own file, written a moment ago; the batches in it may be of any class.
+    results: list[Resumed] = torch.load(answer, weights_only=False)
+    return results
+
+
+def resumed(job: dict[str, Any]) -> None:
+    """What happens in the fresh process; see `resume`."""
+    os.chdir(job["folder"])
+    torch.set_num_threads(job["threads"])
+    try:
+        entry = load_entry(job["target"], job["texts"])
+    except TargetError as error:
+        raise UserCodeError("fresh process", str(error)) from None
+    device = torch.device(job["device"]) if job["device"] else None
+    jobs = torch.load(job["payload"], weights_only=False)
+    torch.save([_resume_one(entry, job["seed"], device, *one) for one in jobs], job["answer"])
+
+
+def holds(path: str, state: torch.Tensor) -> bool:
+    """Whether the bytes of a generator's state are in the checkpoint, in whatever format it was written."""
+    needle = state.numpy().tobytes()
+    for file in files(Path(path).parent):
+        if file.stat().st_size >= len(needle):
+            with file.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                if content.find(needle) >= 0:
+                    return True
+    return False
+
+
+def _resume_one(
+    entry: EntryPoint,
+    seed: int,
+    device: torch.device | None,
+    cut: Cut,
+    moments: list[Moment],
+    paths: list[str],
+    with_order: bool,
+) -> Resumed:
+    seed_all(seed)
+    session = Session(entry.build(), device)
+    fresh = look(session)
+    result = Resumed(fresh=fresh.leaves)
+    try:
+        session.load(Path(cut.path))
+        result.rng = rng_state()
+        _follow(session, fresh)
+        found = look(session)
+        result.loaded, result.generators = found.leaves, generator_states(found.generators)
+        _put(found, cut, paths)
+        if session._scaler:
+            session._scaler.load_state_dict(cut.scaler)
+        result.losses = [take(session, found, moment) for moment in moments]
+    except UserCodeError as error:
+        result.error = {"stage": error.stage, "message": error.message, "file": error.file, "line": error.line}
+        return result
+    result.end = look(session).leaves
+    if moments:
+        result.eval_loss = eval_loss(session, moments[-1].batch)
+    if with_order:
+        result.rng.restore()
+        set_generators(found.generators, result.generators)
+        feed = Feed(session)
+        result.order = [fingerprint(feed.draw(None)[0]) for _ in range(len(moments) or AFTER)]
+    return result
+
+
+def _put(found: Look, cut: Cut, paths: list[str]) -> None:
+    """Gradients are no part of a checkpoint: those left by the last step are given back, so that a step which forgets
+    to clear them is not taken for a bad checkpoint. `paths` get their values of the uninterrupted run."""
+    set_generators(found.generators, cut.generators)
+    for path, gradient in cut.gradients.items():
+        parameter = found.slots[path].get() if path in found.slots else None
+        if isinstance(parameter, nn.Parameter) and parameter.shape == gradient.shape:
+            parameter.grad = gradient.clone()
+    for path in paths:
+        leaf = cut.saved[path]
+        if path in found.slots and (leaf.shape is None or leaf.value.numel() == math.prod(leaf.shape)):
+            value = leaf.value.reshape(leaf.shape).clone() if leaf.shape is not None else leaf.value
+            found.slots[path].put(value)
+
+
+def _follow(session: Session, fresh: Look) -> None:
+    """A load that binds new objects to the user's own names: the user's step trains those from now on."""
+    if session.setup.train_step is None:
+        return
+    for key, slots in fresh.aliases.items():
+        known, now = getattr(session.setup, key), slots[0].get()
+        if now is not known and isinstance(now, nn.Module) == isinstance(known, nn.Module) and now is not None:
+            setattr(session.setup, key, now)
+    session.model = session.setup.model

@@ -1,0 +1,308 @@
+"""One live set-up behind uniform verbs.
+
+A check asks for `session.loss(batch)` or `session.step(batch)` and never which keys the user gave. All
+user code runs through `userland`, so a failure arrives as a `UserCodeError` that names its stage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from stabcheck.check import Skip
+from stabcheck.setup import TrainingSetup
+from stabcheck.trial import batches
+from stabcheck.trial.losses import loss_from, loss_value, scalar, split
+from stabcheck.userland import UserCodeError, userland
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Session:
+    """A set-up that lives on one device. Not thread-safe; use a fresh one for everything that trains."""
+
+    def __init__(self, setup: TrainingSetup, device: torch.device | None = None) -> None:
+        self.setup = setup
+        self.model: nn.Module = setup.model
+        self._moved = device is not None
+        if device is not None:
+            with userland("model.to(device)"):
+                self.model.to(device)
+            _move_state(setup.optimizer, device)
+        first = next(iter(self.model.parameters()), None)
+        self.device = device or (first.device if first is not None else torch.device("cpu"))
+        self._scaler = (
+            torch.amp.GradScaler(self.device.type) if setup.precision == "fp16" and not setup.train_step else None
+        )
+        self._micro_step = 0
+        self._epoch = 0
+
+    # --- data
+
+    def train_batches(self) -> Iterator[tuple[int, Any]]:
+        """(epoch, batch) without end, starting the loader again when it is exhausted; the scheduler of a set-up
+        that steps once an epoch is stepped at each end.
+
+        Raises:
+            UserCodeError: the loader raised, or gave no batch.
+        """
+        while True:
+            count = 0
+            for batch in self.epoch("train_loader"):
+                count += 1
+                yield self._epoch, batch
+            if not count:
+                raise UserCodeError(
+                    "train_loader",
+                    "it yields no batch: is the dataset empty, or smaller than batch_size with drop_last=True?",
+                )
+            self._epoch += 1
+            self.end_epoch()
+
+    def epoch(self, key: str = "train_loader") -> Iterator[Any]:
+        """One pass over `train_loader` or `val_loader`.
+
+        Raises:
+            UserCodeError: the loader raised.
+            Skip: there is no val_loader.
+        """
+        loader = getattr(self.setup, key)
+        if loader is None:
+            raise Skip(f"no {key} given: add {key!r} to the set-up")
+        with userland(key):
+            iterator = iter(loader)
+        while True:
+            with userland(key):
+                try:
+                    batch = next(iterator)
+                except StopIteration:
+                    return
+            yield batch
+
+    def first_batch(self, key: str = "train_loader") -> Any:
+        """The first batch of a fresh pass.
+
+        Raises:
+            UserCodeError: the loader raised, or gave none.
+        """
+        for batch in self.epoch(key):
+            return batch
+        raise UserCodeError(
+            key, "it yields no batch: is the dataset empty, or smaller than batch_size with drop_last=True?"
+        )
+
+    def placed(self, batch: Any) -> Any:
+        """The batch on the model's device."""
+        return batches.to_device(batch, self.device)
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Calls of `step` in one pass over train_loader; None if its length is not known."""
+        try:
+            return len(self.setup.train_loader)
+        except (TypeError, NotImplementedError):
+            return None
+
+    @property
+    def planned_steps(self) -> int | None:
+        """Optimizer steps of the real run, from max_steps, or max_epochs and the loader's length."""
+        setup = self.setup
+        if setup.max_steps is not None:
+            return setup.max_steps
+        per_epoch = self.steps_per_epoch
+        if setup.max_epochs is None or per_epoch is None:
+            return None
+        return setup.max_epochs * max(1, math.ceil(per_epoch / setup.accumulate_steps))
+
+    # --- loss and outputs
+
+    def loss(self, batch: Any) -> torch.Tensor:
+        """The set-up's loss on one batch, a scalar tensor with its graph, in the set-up's precision.
+
+        Raises:
+            UserCodeError: the model or the loss raised, or gave no scalar tensor.
+        """
+        batch = self.placed(batch)
+        with self._autocast():
+            if self.setup.compute_loss is not None:
+                with userland("compute_loss"):
+                    value = self.setup.compute_loss(self.model, batch)
+                stage = "compute_loss"
+            elif self.setup.loss_fn is not None:
+                inputs, targets = split(batch)
+                outputs = self._forward(inputs)
+                stage = "loss_fn"
+                with userland(stage):
+                    value = self.setup.loss_fn(outputs, targets)
+            else:
+                value, stage = loss_from(self._call(batch)), "model"
+        return scalar(value, stage)
+
+    def outputs(self, batch: Any) -> Any:
+        """What the model returns for the batch.
+
+        Raises:
+            Skip: the set-up has a compute_loss, which hides how the model is called.
+        """
+        if self.setup.compute_loss is not None:
+            raise Skip("compute_loss hides how the model is called: give 'loss_fn' to have its outputs looked at")
+        batch = self.placed(batch)
+        with self._autocast():
+            return self._forward(split(batch)[0]) if self.setup.loss_fn is not None else self._call(batch)
+
+    def _forward(self, inputs: Any) -> Any:
+        with userland("model"):
+            return self.model(inputs)
+
+    def _call(self, batch: Any) -> Any:
+        with userland("model"):
+            if isinstance(batch, Mapping):
+                return self.model(**batch)
+            return self.model(*batch) if isinstance(batch, (list, tuple)) else self.model(batch)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        dtype = _DTYPES.get(self.setup.precision)
+        return torch.autocast(self.device.type, dtype=dtype) if dtype else contextlib.nullcontext()
+
+    # --- training
+
+    def step(self, batch: Any) -> float | None:
+        """One whole training step: the user's own, else the textbook one. Returns the loss before the update,
+        or None if the user's step returns none.
+
+        Raises:
+            UserCodeError: the step raised.
+            Skip: there is neither a train_step nor an optimizer.
+        """
+        if self.setup.train_step is not None:
+            if self._moved:
+                batch = self.placed(batch)
+            with userland("train_step"):
+                value = self.setup.train_step(batch)
+            return loss_value(value)
+        return self._textbook_step(batch)
+
+    @property
+    def can_step(self) -> bool:
+        """Whether the set-up says how it trains."""
+        return self.setup.train_step is not None or self.setup.optimizer is not None
+
+    def _textbook_step(self, batch: Any) -> float:
+        setup, optimizer = self.setup, self.setup.optimizer
+        if optimizer is None:
+            raise Skip("no optimizer given: add 'optimizer' or 'train_step' to the set-up")
+        self.model.train()
+        loss = self.loss(batch)
+        value = float(loss.detach())
+        scaled = loss / setup.accumulate_steps
+        with userland("backward"):
+            (self._scaler.scale(scaled) if self._scaler else scaled).backward()
+        self._micro_step += 1
+        if self._micro_step % setup.accumulate_steps:
+            return value
+        if setup.clip_grad_norm is not None:
+            if self._scaler:
+                self._scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), setup.clip_grad_norm)
+        with userland("optimizer.step"):
+            if self._scaler:
+                self._scaler.step(optimizer)
+                self._scaler.update()
+            else:
+                optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if setup.scheduler is not None and self.interval == "step":
+            with userland("scheduler.step"):
+                self._scheduler_step(value)
+        return value
+
+    def end_epoch(self, metric: float | None = None) -> None:
+        """What happens between two epochs: a scheduler with interval "epoch" is stepped."""
+        if self.setup.scheduler is not None and self.interval == "epoch":
+            with userland("scheduler.step"):
+                self._scheduler_step(metric)
+
+    @property
+    def interval(self) -> str:
+        """How often the scheduler is stepped: as the set-up says, else once an epoch for ReduceLROnPlateau and once a step."""
+        plateau = isinstance(self.setup.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+        return self.setup.scheduler_interval or ("epoch" if plateau else "step")
+
+    def _scheduler_step(self, metric: float | None) -> None:
+        if isinstance(self.setup.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            self.setup.scheduler.step(metric if metric is not None else 0.0)
+        else:
+            self.setup.scheduler.step()
+
+    # --- validation and checkpoints
+
+    def validate(self) -> Any:
+        """The user's own validate(), or the textbook one: eval mode, no gradients, mean loss over val_loader."""
+        if self.setup.validate is not None:
+            with userland("validate"):
+                return self.setup.validate()
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                losses = [float(self.loss(batch)) for batch in self.epoch("val_loader")]
+        finally:
+            self.model.train(was_training)
+        return math.fsum(losses) / len(losses) if losses else math.nan
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint with the user's own save(), or the textbook one."""
+        if self.setup.save is not None:
+            with userland("save"):
+                self.setup.save(str(path))
+            return
+        parts = {key: getattr(self.setup, key) for key in ("model", "optimizer", "scheduler")}
+        torch.save({key: part.state_dict() for key, part in parts.items() if part is not None}, path)
+
+    def load(self, path: Path) -> None:
+        """Read a checkpoint with the user's own load(), or the textbook one."""
+        if self.setup.load is not None:
+            with userland("load"):
+                self.setup.load(str(path))
+            return
+        # The file is our own, written a moment ago by `save`.
+        for key, state in torch.load(path, weights_only=False).items():
+            getattr(self.setup, key).load_state_dict(state)
+
+    # --- state
+
+    def snapshot(self) -> dict[str, Any]:
+        """A copy of model, optimizer and scheduler state, for `restore`; what lives in closures is not seen."""
+        parts = {key: getattr(self.setup, key) for key in ("model", "optimizer", "scheduler")}
+        states = {key: copy.deepcopy(part.state_dict()) for key, part in parts.items() if part is not None}
+        return {**states, "modes": {name: module.training for name, module in self.model.named_modules()}}
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Put a snapshot back and drop all gradients."""
+        for key in ("model", "optimizer", "scheduler"):
+            if key in snapshot:
+                getattr(self.setup, key).load_state_dict(copy.deepcopy(snapshot[key]))
+        for name, module in self.model.named_modules():
+            module.training = snapshot["modes"].get(name, module.training)
+        self.model.zero_grad(set_to_none=True)
+        self._micro_step = 0
+
+    def learning_rates(self) -> tuple[float, ...]:
+        """The present rate of each parameter group; empty without an optimizer."""
+        return (
+            tuple(float(g["lr"]) for g in self.setup.optimizer.param_groups) if self.setup.optimizer is not None else ()
+        )
+
+
+def _move_state(optimizer: Any, device: torch.device) -> None:
+    for state in getattr(optimizer, "state", {}).values():
+        for key, item in state.items():
+            if isinstance(item, torch.Tensor) and key != "step":
+                state[key] = item.to(device)

@@ -1,0 +1,305 @@
+"""A run that is not interrupted, with all that is needed to repeat or resume it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from stabcheck.check import Skip
+from stabcheck.trial import batches
+from stabcheck.trial.bench import Bench
+from stabcheck.trial.rng import RngState, kept_rng, rng_state
+from stabcheck.trial.session import Session
+from stabcheck.trial.state import State, generator_states, sample, set_generators
+from stabcheck.trial.walk import Look, look
+from stabcheck.userland import UserCodeError
+
+BEFORE, AFTER = 8, 4
+"""Steps before the first checkpoint and after each: enough for momentum, counters and running statistics to move
+(the omissions in the table of the check's tests all show within them), and a second for a small model."""
+_PATIENCE = 32
+"""Further steps to wait for an update of the weights, so that no checkpoint falls between accumulated gradients."""
+
+_MOST_HELD = 2**28
+"""Bytes of recorded batches from which the run is kept short: they are held in memory and written to disk."""
+
+MID_EPOCH, BOUNDARY = "mid-epoch", "epoch boundary"
+
+
+@dataclass
+class Moment:
+    """One step of the uninterrupted run, with what is needed to take it again."""
+
+    batch: Any
+    metric: float | None
+    """Given to `end_epoch` before the step, if an epoch ended there."""
+    rng: RngState
+    generators: dict[str, Any]
+    loss: float | None = None
+
+
+@dataclass
+class Cut:
+    """A place where the run was saved."""
+
+    name: str
+    at: int
+    """Steps taken before."""
+    path: str
+    rng: RngState
+    generators: dict[str, Any]
+    gradients: dict[str, torch.Tensor]
+    scaler: dict[str, Any]
+    before: State
+    saved: State
+    """The state when `save` returned; `before` when it was called."""
+    wrote: int
+    """Bytes of the checkpoint; 0 if nothing was written at or beside the path."""
+    epoch_metric: float | None
+    """Given to `end_epoch` right before saving, at an epoch boundary."""
+    end: State = field(default_factory=dict)
+    eval_loss: float | None = None
+
+
+@dataclass
+class Run:
+    """The uninterrupted run."""
+
+    start: State
+    iterators: list[str]
+    """Running iterators that the callbacks close over."""
+    own_checkpoint: bool
+    """The set-up has its own save and load."""
+    own_generator: bool
+    """The loader shuffles with a generator of its own."""
+    moments: list[Moment] = field(default_factory=list)
+    cuts: list[Cut] = field(default_factory=list)
+    after: int = AFTER
+    """Steps taken after each cut."""
+
+    def losses(self, cut: Cut) -> list[float | None]:
+        """The losses that follow a cut."""
+        return [moment.loss for moment in self.moments[cut.at : cut.at + self.after]]
+
+    def order(self, at: int) -> list[str]:
+        """Fingerprints of the batches from step `at` on."""
+        return [fingerprint(moment.batch) for moment in self.moments[at : at + self.after]]
+
+
+def uninterrupted(bench: Bench) -> Run:
+    """Train a few steps, save, train on; where there is time and the set-up has its own save, end the epoch there, save
+    and train on once more.
+
+    Raises:
+        UserCodeError: building, the loader, a step or save raised.
+        Skip: the set-up cannot be trained, or not in the time or on the disk that is left.
+    """
+    session = bench.session()
+    found, feed = look(session), Feed(session)
+    run = Run(
+        start=found.leaves,
+        iterators=found.iterators,
+        own_checkpoint=session.setup.save is not None,
+        own_generator=_has_own_generator(session.setup.train_loader),
+    )
+    started, updates, weights = time.monotonic(), [0], _weights(session)
+    patience = BEFORE + max(_PATIENCE, session.setup.accumulate_steps)
+    while len(run.moments) < patience:
+        _advance(session, found, feed, run)
+        now = _weights(session)
+        if not torch.equal(now, weights):
+            weights = now
+            updates.append(len(run.moments))
+        is_long = time.monotonic() - started > bench.remaining() / 4 or _held(run) > _MOST_HELD
+        if updates[-1] == len(run.moments) and (len(run.moments) >= BEFORE or is_long):
+            break
+    period = updates[-1] - updates[-2] if len(updates) > 1 else 1
+    seconds = (time.monotonic() - started) / len(run.moments)
+    is_slow = 2 * AFTER * seconds > bench.remaining() / 2 or _held(run) > _MOST_HELD
+    run.after = period if is_slow else math.ceil(AFTER / period) * period
+    _require(bench, session, 2 * run.after * seconds + bench.load_seconds)
+    _cut(bench, session, run, MID_EPOCH, None)
+    _continue(session, found, feed, run)
+    # One that writes elsewhere than it is told would overwrite its first checkpoint.
+    is_worth = run.own_checkpoint and run.cuts[0].wrote and not is_slow
+    if is_worth and 3 * bench.load_seconds + 3 * run.after * seconds < bench.remaining() / 2:
+        metric = run.moments[-1].loss if run.moments[-1].loss is not None else 0.0
+        session.end_epoch(metric)
+        _cut(bench, session, run, BOUNDARY, metric)
+        _continue(session, found, Feed(session), run)
+    return run
+
+
+def again(bench: Bench, run: Run) -> tuple[list[float | None], list[State], list[State]]:
+    """The same run once more, without saving: its losses, and its states at each cut and `after` steps later.
+
+    Where they differ before the first cut, the run does not repeat itself.
+    """
+    session = bench.session()
+    found = look(session)
+    losses: list[float | None] = []
+    at_cuts: list[State] = []
+    ends: list[State] = []
+    for index, moment in enumerate(run.moments):
+        for cut in run.cuts:
+            if cut.at == index:
+                if cut.epoch_metric is not None:
+                    session.end_epoch(cut.epoch_metric)
+                at_cuts.append(look(session).leaves)
+        losses.append(take(session, found, moment))
+        for cut in run.cuts:
+            if cut.at + run.after == index + 1:
+                ends.append(look(session).leaves)
+                eval_loss(session, moment.batch)
+    return losses, at_cuts, ends
+
+
+def take(session: Session, found: Look, moment: Moment) -> float | None:
+    """One recorded step, taken again. Raises `UserCodeError` as the step does."""
+    if moment.metric is not None:
+        session.end_epoch(moment.metric)
+    moment.rng.restore()
+    set_generators(found.generators, moment.generators)
+    return session.step(batches.clone(moment.batch))
+
+
+def eval_loss(session: Session, batch: Any) -> float | None:
+    """The loss in eval mode, which sees the state that training does not read; None if it cannot be had."""
+    if session.setup.loss_fn is None and session.setup.compute_loss is None:
+        return None
+    modes = {module: module.training for module in session.model.modules()}
+    session.model.eval()
+    try:
+        with kept_rng(0), torch.no_grad():
+            return float(session.loss(batches.clone(batch)).detach())
+    except UserCodeError:  # a loss that works in training mode or with gradients only
+        return None
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def fingerprint(batch: Any) -> str:
+    """A digest of the batch: of an evenly spread sample of each tensor, or of its text where it has none."""
+    digest = hashlib.blake2b(digest_size=8)
+    count = 0
+    for tensor in batches.tensors(batch):
+        digest.update(f"{tuple(tensor.shape)}".encode())
+        digest.update(sample(tensor).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+        count += 1
+    if not count:
+        digest.update(repr(batch).encode())
+    return digest.hexdigest()
+
+
+class Feed:
+    """Batches without end from the user's loader."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._pass: Iterator[Any] = session.epoch()
+
+    def draw(self, last_loss: float | None) -> tuple[Any, float | None]:
+        """The next batch, and the metric given to `end_epoch` if the loader had to be started again."""
+        for batch in self._pass:
+            return batch, None
+        metric = last_loss if last_loss is not None else 0.0
+        self._session.end_epoch(metric)
+        self._pass = self._session.epoch()
+        for batch in self._pass:
+            return batch, metric
+        raise UserCodeError("train_loader", "it yields no batch: is the dataset empty?")
+
+
+def _advance(session: Session, found: Look, feed: Feed, run: Run) -> None:
+    batch, metric = feed.draw(run.moments[-1].loss if run.moments else None)
+    moment = Moment(batches.clone(batch), metric, rng_state(), generator_states(found.generators))
+    moment.loss = session.step(batch)
+    run.moments.append(moment)
+
+
+def _continue(session: Session, found: Look, feed: Feed, run: Run) -> None:
+    for _ in range(run.after):
+        _advance(session, found, feed, run)
+    run.cuts[-1].end = look(session).leaves
+    run.cuts[-1].eval_loss = eval_loss(session, run.moments[-1].batch)
+
+
+def _cut(bench: Bench, session: Session, run: Run, name: str, epoch_metric: float | None) -> None:
+    folder = bench.scratch / f"checkpoint-{len(run.cuts)}"
+    folder.mkdir()
+    path = folder / "checkpoint.pt"
+    before = look(session).leaves
+    session.save(path)
+    found = look(session)
+    run.cuts.append(
+        Cut(
+            name=name,
+            at=len(run.moments),
+            path=str(path),
+            rng=rng_state(),
+            generators=generator_states(found.generators),
+            gradients=_gradients(found),
+            scaler=session._scaler.state_dict() if session._scaler else {},
+            before=before,
+            saved=found.leaves,
+            wrote=sum(file.stat().st_size for file in files(folder)),
+            epoch_metric=epoch_metric,
+        )
+    )
+
+
+def _gradients(found: Look) -> dict[str, torch.Tensor]:
+    items = {path: slot.get() for path, slot in found.slots.items() if found.leaves[path].kind in {"weight", "module"}}
+    return {
+        path: item.grad.detach().clone()
+        for path, item in items.items()
+        if isinstance(item, nn.Parameter) and item.grad is not None
+    }
+
+
+def _weights(session: Session) -> torch.Tensor:
+    """A few elements of every trainable parameter: enough to see whether a step updated any."""
+    parts = [p.detach().reshape(-1)[:64].float().cpu() for p in session.model.parameters() if _is_trained(p)]
+    return torch.cat(parts) if parts else torch.zeros(0)
+
+
+def _is_trained(parameter: nn.Parameter) -> bool:
+    return parameter.requires_grad and not is_lazy(parameter)
+
+
+def _held(run: Run) -> int:
+    """Bytes of the recorded batches."""
+    return sum(t.numel() * t.element_size() for moment in run.moments for t in batches.tensors(moment.batch))
+
+
+def _require(bench: Bench, session: Session, seconds: float) -> None:
+    if seconds > bench.remaining():
+        raise Skip(
+            f"saving and resuming takes about {seconds:.0f} s and {max(bench.remaining(), 0):.0f} s of --budget are left"
+        )
+    # Weights, and two moments for each, in two checkpoints.
+    needed = 6 * sum(p.numel() * p.element_size() for p in session.model.parameters() if not is_lazy(p))
+    free = shutil.disk_usage(bench.scratch).free
+    if needed > free:
+        raise Skip(f"two checkpoints may take {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB of disk are free")
+
+
+def _has_own_generator(loader: Any) -> bool:
+    sampler = getattr(loader, "sampler", None)
+    return isinstance(getattr(loader, "generator", None) or getattr(sampler, "generator", None), torch.Generator)
+
+
+def files(folder: Path) -> list[Path]:
+    """All files in the folder and below."""
+    return [file for file in folder.rglob("*") if file.is_file()]

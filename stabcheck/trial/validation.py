@@ -1,0 +1,178 @@
+"""The user's own validation, run after a few training steps, under observation."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+import weakref
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import nn
+
+from stabcheck.check import Skip
+from stabcheck.stats import mean
+from stabcheck.trial.forward_watch import Activity, ForwardWatch, ModeCall, Print, TimeUpError, Visit
+from stabcheck.trial.loader_watch import LoaderWatch
+from stabcheck.trial.session import Session
+from stabcheck.userland import UserCodeError
+
+BORROWED_BATCHES = 8
+"""Batches of the textbook validation, where the user gave none of their own: enough to see every module run."""
+
+SAME_OUTPUT = 1e-3
+"""Relative difference below which two outputs are the same. The fused attention kernels of eval mode differ from the
+others by 1e-6 in float32; one active dropout changes an output by several percent."""
+
+
+@dataclass
+class Run:
+    """One validation as it was observed."""
+
+    numbers: dict[str, float] = field(default_factory=dict)
+    """Every number in what it returned, by its place; {"": x} for a plain number."""
+    returned: str = "nothing"
+    seconds: float = 0.0
+    stopped: bool = False
+    """It took too long and was broken off."""
+    visits: tuple[Visit, ...] = ()
+    forwards: int = 0
+    outputs: tuple[Print, ...] = ()
+    """Of each forward of an outermost module."""
+    touched: bool = False
+    """A parameter was used, be it without any module's forward."""
+    with_gradients: int = 0
+    graphs_alive: int = 0
+    wants_input_grad: bool = False
+    passes_per_input: float = 1.0
+    """Median number of forwards of the same input by the same model."""
+    samples: int = 0
+    activities: tuple[Activity, ...] = ()
+    mode_calls: tuple[ModeCall, ...] = ()
+    stepped: bool = False
+    """An optimizer that holds parameters of the set-up's model stepped."""
+    yielded: dict[str, int] = field(default_factory=dict)
+    """Samples that "train_loader", "val_loader" and "other" loaders gave."""
+    loaders_known: bool = False
+    """Whether `yielded` tells training from validation data."""
+    roots: tuple[weakref.ref[nn.Module], ...] = ()
+
+    def same_outputs(self, other: Run) -> bool:
+        """Whether every forward gave the same output in both."""
+        return len(self.outputs) == len(other.outputs) and all(
+            _close(a, b) for a, b in zip(self.outputs, other.outputs, strict=True)
+        )
+
+
+def _close(a: Print, b: Print) -> bool:
+    if len(a) != len(b):
+        return False
+    distance, size = math.dist(a, b), math.hypot(*a)
+    return distance <= SAME_OUTPUT * size or a == b or math.isnan(distance)
+
+
+def run(session: Session, *, seconds: float = math.inf, force_eval: bool = False) -> Run:
+    """One validation under observation: the user's own, else the textbook one on at most BORROWED_BATCHES batches.
+
+    It is broken off after `seconds`; `force_eval` runs every module in eval mode, whatever the user's code chose.
+
+    Raises:
+        UserCodeError: the validation raised.
+        Skip: there is no validate(), and the textbook one cannot be done with what the set-up gives.
+    """
+    started, result, stopped = time.monotonic(), None, False
+    loaders = LoaderWatch(session.setup)
+    watch = ForwardWatch(session.model, deadline=started + seconds, force_eval=force_eval)
+    try:
+        with loaders, watch:
+            result = session.validate() if session.setup.validate is not None else _textbook(session)
+    except UserCodeError as error:
+        if not _was_stopped(error):
+            raise
+        stopped = True
+    params = {id(p) for p in session.model.parameters()}
+    passes = Counter((id(c.root), c.inputs) for c in watch.calls if c.inputs)
+    return Run(
+        numbers=dict(_numbers(result)),
+        returned="nothing" if result is None else type(result).__name__,
+        seconds=time.monotonic() - started,
+        stopped=stopped,
+        visits=tuple(watch.visits.values()),
+        forwards=len(watch.calls),
+        outputs=tuple(c.outputs for c in watch.calls),
+        touched=watch.touched,
+        with_gradients=sum(c.grad for c in watch.calls),
+        graphs_alive=watch.graphs_alive,
+        wants_input_grad=any(c.wants_input_grad for c in watch.calls),
+        passes_per_input=statistics.median(passes.values()) if passes else 1.0,
+        samples=sum(c.samples for c in watch.calls),
+        activities=tuple(watch.activities.values()),
+        mode_calls=tuple(watch.mode_calls),
+        stepped=any(id(p) in params for o in watch.stepped for g in o.param_groups for p in g["params"]),
+        yielded=loaders.samples,
+        loaders_known=loaders.tells_apart,
+        roots=tuple(weakref.ref(m) for m in {id(c.root): c.root for c in watch.calls}.values()),
+    )
+
+
+def _was_stopped(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, TimeUpError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _textbook(session: Session) -> float:
+    """Mean loss in eval mode without gradients, over batches of val_loader, or of train_loader without one."""
+    key = "val_loader" if session.setup.val_loader is not None else "train_loader"
+    was_training = session.model.training
+    session.model.eval()
+    try:
+        with torch.no_grad():
+            losses = [_eval_loss(session, batch, key) for batch in islice(session.epoch(key), BORROWED_BATCHES)]
+    finally:
+        session.model.train(was_training)
+    return mean(losses)
+
+
+def _eval_loss(session: Session, batch: Any, key: str) -> float:
+    setup = session.setup
+    try:
+        return float(session.loss(batch))
+    except UserCodeError as error:
+        says_loss = setup.loss_fn is not None or setup.compute_loss is not None or setup.train_step is None
+        if says_loss and not _works_in_training(session, batch):
+            raise
+        missing = "validate" if says_loss else "validate' or 'loss_fn"
+        raise Skip(f"in eval mode a batch of {key} gives no loss ({error.message}): add '{missing}'") from None
+
+
+def _works_in_training(session: Session, batch: Any) -> bool:
+    session.model.train()
+    try:
+        session.loss(batch)
+    except UserCodeError:
+        return False
+    return True
+
+
+def _numbers(value: Any, place: str = "") -> list[tuple[str, float]]:
+    if isinstance(value, torch.Tensor):
+        value = value.item() if value.numel() == 1 and not value.is_complex() else None
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():
+        value = value.item()
+    if isinstance(value, (bool, int, float)):
+        return [(place, float(value))]
+    if isinstance(value, Mapping):
+        items = [(str(k), v) for k, v in value.items()]
+    elif isinstance(value, (list, tuple)):
+        items = [(str(i), v) for i, v in enumerate(value)]
+    else:
+        return []
+    return [n for k, v in items[:64] for n in _numbers(v, f"{place}.{k}" if place else k)]

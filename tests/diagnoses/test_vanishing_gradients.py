@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from stabcheck.check import Skip
+from stabcheck.diagnoses.vanishing_gradients import CHECK
+from stabcheck.reading import neck
+from stabcheck.recording import Recurrence
+from stabcheck.trial.recorder import record_trial
+from tests.diagnoses.recordings import falling, flat, parameter, recording, signal, steps
+from tests.setups import classifier, mlp
+
+STALLED = steps(flat())
+STARVED = (signal("0", 1e-6), signal("2", 1e-6), signal("4", 1.0))
+
+
+def codes(made: Any) -> list[tuple[str, str]]:
+    return [(f.code, f.severity) for f in CHECK.run(made).findings]
+
+
+def test_a_starved_stack_that_learns_nothing_fails() -> None:
+    outcome = CHECK.run(recording(signals=STARVED, steps=STALLED))
+
+    (finding,) = outcome.findings
+    assert (finding.code, finding.severity, finding.location) == ("SC0701", "fail", "2")
+    assert finding.evidence["neck"] == pytest.approx(math.log(1e-6))
+
+
+def test_a_starved_stack_that_learns_is_left_alone() -> None:
+    assert codes(recording(signals=STARVED, steps=steps(falling()))) == []
+
+
+def test_a_starved_branch_is_no_neck() -> None:
+    """A layer without gradient is harmless if one before it still has its share: a gate, q and k, a zero-init branch."""
+    assert codes(recording(signals=(signal("0", 1.0), signal("2", 1e-9), signal("4", 1.0)), steps=STALLED)) == []
+
+
+def test_scaling_the_loss_moves_no_neck() -> None:
+    small = tuple(signal(s.module, s.grad_norm[-1] * 1e-12) for s in STARVED)
+
+    assert neck(recording(signals=small), 9).depth == pytest.approx(neck(recording(signals=STARVED), 9).depth, abs=1e-6)
+
+
+def test_an_output_that_ignores_the_input_fails() -> None:
+    signals = (signal("0"), signal("2"), signal("4", share=1e-6))
+
+    assert codes(recording(signals=signals, steps=STALLED)) == [("SC0702", "fail")]
+
+
+def test_language_models_get_the_wider_margin() -> None:
+    signals = (signal("0"), signal("2"), signal("4", share=3e-5))
+
+    assert codes(recording(signals=signals, steps=STALLED, tokens=True)) == []
+    assert codes(recording(signals=signals, steps=STALLED)) == [("SC0702", "fail")]
+
+
+def test_a_signal_that_was_there_at_the_start_was_killed() -> None:
+    signals = tuple(signal(m, g, at_start=1.0) for m, g in (("0", 1e-7), ("2", 1e-7), ("4", 1.0)))
+
+    assert codes(recording(signals=signals, steps=STALLED)) == [("SC0703", "fail")]
+
+
+def test_equal_weights_are_named_as_the_cause() -> None:
+    zero = parameter("0.weight", constant_at_start=True, zero_at_start=True)
+    (finding,) = CHECK.run(recording(signals=STARVED, steps=STALLED, parameters=(zero,))).findings
+
+    assert "0.weight" in finding.fix
+
+
+@pytest.mark.parametrize(("first", "expected"), [(-18.0, [("SC0704", "warn")]), (-9.9, [])])
+def test_memory_of_a_recurrence(first: float, expected: list[tuple[str, str]]) -> None:
+    profile = tuple(first * (1 - t / 19) for t in range(20))
+    made = recording(recurrences=(Recurrence("rnn", "RNN", profile, profile),), steps=STALLED)
+
+    assert codes(made) == expected
+
+
+def test_one_layer_has_no_way_to_vanish_along() -> None:
+    with pytest.raises(Skip, match="layer"):
+        CHECK.run(recording(signals=()))
+
+
+def test_the_neck_is_the_slow_definition() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        values = torch.exp(6 * torch.randn(7, generator=generator)).tolist()
+        made = recording(signals=tuple(signal(str(i), g) for i, g in enumerate(values)))
+        slow = min(
+            max(math.log(g) for g in values[: i + 1]) - max(math.log(g) for g in values[i:]) for i in range(len(values))
+        )
+
+        assert neck(made, 9).depth == pytest.approx(slow)
+
+
+class Norm(nn.Module):
+    def __init__(self, *, skip: bool) -> None:
+        super().__init__()
+        self.skip = skip
+        self.inp, self.out = nn.Linear(16, 24), nn.Linear(24, 4)
+        self.blocks = nn.ModuleList([nn.Linear(24, 24) for _ in range(24)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.inp(x)
+        for block in self.blocks:
+            h = h + torch.sigmoid(block(h)) - 0.5 if self.skip else torch.sigmoid(block(h))
+        return self.out(h)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
+def test_deep_sigmoids_fail_and_their_residual_twin_passes(make_bench: Any, seed: int, optimizer: Any) -> None:
+    results = []
+    for skip in (False, True):
+        setup = classifier(lambda skip=skip: Norm(skip=skip), optimizer=optimizer, lr=1e-2)
+        results.append([f.code for f in CHECK.run(record_trial(make_bench(setup, seed=seed), steps=40)).findings])
+
+    assert results == [["SC0701"], []]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_zero_initialised_head_and_lora_are_healthy(make_bench: Any, seed: int) -> None:
+    class Lora(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.base, self.head = mlp(), nn.Linear(4, 4)
+            self.base.requires_grad_(False)
+            self.down, self.up = nn.Linear(16, 8, bias=False), nn.Linear(8, 4, bias=False)
+            nn.init.zeros_(self.up.weight)
+            nn.init.zeros_(self.head.weight)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.base(x) + self.up(self.down(x)))
+
+    outcome = CHECK.run(record_trial(make_bench(classifier(Lora), seed=seed), steps=40))
+
+    assert outcome.findings == ()

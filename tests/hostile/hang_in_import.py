@@ -1,0 +1,6 @@
+"""Never gets to its function."""
+
+import time
+
+while True:
+    time.sleep(0.1)

@@ -1,0 +1,7 @@
+"""Nothing is wrong."""
+
+from parts import parts
+
+
+def setup():
+    return parts()

@@ -1,0 +1,5 @@
+"""Raises what Ctrl-C raises."""
+
+
+def setup():
+    raise KeyboardInterrupt

@@ -1,0 +1,7 @@
+"""Forgets to return."""
+
+from parts import parts
+
+
+def setup():
+    parts()

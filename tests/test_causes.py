@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from stabcheck.catalog import CATALOG, RETIRED
+from stabcheck.causes import EXPLAINS, fold
+from stabcheck.report import CheckResult, FindingResult, status_of
+
+
+def result(check: str, *codes: str, severity: str = "fail") -> CheckResult:
+    findings = tuple(FindingResult(code=c, severity=severity, message="m", fix="f") for c in codes)
+    return CheckResult(id=check, status=status_of(findings), summary="s", findings=findings)
+
+
+def test_a_consequence_is_marked_and_its_check_becomes_a_skip() -> None:
+    dying, vanishing = fold([result("dying-relu", "SC0901"), result("vanishing-gradients", "SC0701")])
+
+    assert dying.status == "fail"
+    assert vanishing.status == "skip"
+    assert vanishing.findings[0].follows_from == "SC0901"
+    assert "SC0901" in (vanishing.skip_reason or "")
+
+
+def test_a_cause_that_only_warns_explains_nothing() -> None:
+    results = fold([result("dying-relu", "SC0901", severity="warn"), result("vanishing-gradients", "SC0701")])
+
+    assert [r.status for r in results] == ["warn", "fail"]
+
+
+def test_unrelated_findings_stay_apart() -> None:
+    results = fold([result("clean-split", "SC0301"), result("vanishing-gradients", "SC0701")])
+
+    assert [r.status for r in results] == ["fail", "fail"]
+
+
+def test_a_check_with_a_finding_of_its_own_still_fails() -> None:
+    (folded,) = [r for r in fold([result("a", "SC0201"), result("b", "SC0801", "SC0301")]) if r.id == "b"]
+
+    assert folded.status == "fail"
+    assert [f.follows_from for f in folded.findings] == ["SC0201", None]
+
+
+def test_folding_keeps_a_failure_whatever_comes_together() -> None:
+    """No set of codes may explain itself away in a circle."""
+    codes = sorted({c for line in EXPLAINS for c in (line.cause, *line.effects) if len(c) == 6})
+    for first in codes:
+        for second in codes:
+            for third in codes:
+                folded = fold([result("a", first), result("b", second), result("c", third)])
+                assert any(r.status == "fail" for r in folded), (first, second, third)
+
+
+def test_the_table_names_codes_that_exist() -> None:
+    known = {rule.code for check in CATALOG for rule in check.rules} | set(RETIRED)
+    for line in EXPLAINS:
+        assert line.cause in known
+        assert all(any(code.startswith(effect) for code in known) for effect in line.effects)
