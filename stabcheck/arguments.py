@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import glob
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
@@ -48,19 +49,12 @@ def complete_target(incomplete: str) -> list[str]:
     if colon:
         return [f"{where}:{name}" for name in _functions(Path(where)) if name.startswith(begun)]
     folder, _, begun = where.rpartition("/")
-    found = sorted(Path(f"{folder}/" if folder or where[:1] == "/" else ".").glob(f"{glob_escape(begun)}*"))
+    found = sorted(Path(f"{folder}/" if folder or where[:1] == "/" else ".").glob(f"{glob.escape(begun)}*"))
     prefix = where[: len(where) - len(begun)]
     files = [f"{prefix}{path.name}:" for path in found if path.suffix == ".py"]
     return files + [
         f"{prefix}{path.name}/" for path in found if path.is_dir() and not path.name.startswith((".", "__"))
     ]
-
-
-def glob_escape(text: str) -> str:
-    """`text` as a glob that matches only itself."""
-    import glob
-
-    return glob.escape(text)
 
 
 def _functions(path: Path) -> list[str]:

@@ -36,6 +36,7 @@ EXPLAINS: tuple[Explains, ...] = (
     Explains("SC0203", ("SC0109", "SC0704"), "the clipping is what makes the steps so small"),
     Explains("SC0107", ("SC07", "SC09"), "weights that are never updated learn nothing"),
     Explains("SC0801", ("SC0105", "SC0108", "SC0110", "SC0204", "SC07", "SC09"), "after an overflow nothing is learnt"),
+    Explains("SC0802", ("SC0108", "SC0110", "SC0204", "SC07"), "a loss that diverges fits nothing and kills the signal"),
     Explains(
         "SC0803",
         ("SC0108", "SC0110", "SC0204", "SC07", "SC09"),
@@ -43,10 +44,10 @@ EXPLAINS: tuple[Explains, ...] = (
     ),
     Explains("SC0109", ("SC0704",), "at this rate nothing can have been learnt yet"),
     Explains("SC0901", (*NO_FIT, "SC0110", "SC07"), "a layer that never fires passes neither signal nor gradient"),
-    Explains("SC0902", ("SC07",), "the dead layer is why the signal was lost"),
+    Explains("SC0902", ("SC07", "SC0108", "SC0110"), "the dead layer is why the signal was lost"),
     Explains("SC0701", (*NO_FIT, "SC0110", "SC0903"), "layers without a gradient cannot fit anything"),
     Explains("SC0702", (*NO_FIT, "SC0110", "SC0903"), "an output that ignores the input cannot fit anything"),
-    Explains("SC0101", ("SC0702",), "inputs without effect give the same output for every input"),
+    Explains("SC0101", ("SC0705",), "inputs without effect give the same output for every input"),
 )
 """Earlier lines win. A cause counts only if it is a failure itself and does not follow from another."""
 

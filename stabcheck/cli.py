@@ -180,17 +180,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Terminated as stopped:
         return 128 + stopped.number
     except (UsageError, OutputError) as error:
+        caught: Exception = error
         say(str(error))
     except Exception as error:
+        caught = error
         # Typer's errors have had several homes; what they share is a message made for the user.
         message = getattr(error, "format_message", None)
         if message is None:
-            say(f"this is a fault of stabcheck, please report it: {type(error).__name__}: {error}")
+            say(
+                f"this is a fault of stabcheck, please report it with the output of -v: {type(error).__name__}: {error}"
+            )
         elif type(error).__name__ == "NoArgsIsHelpError":
             write(sys.stderr, message() + "\n")
             return NO_VERDICT
         else:
             say(f"{message().rstrip('.')}; see stabcheck --help")
     if verbose:
-        write(sys.stderr, traceback.format_exc())
+        write(sys.stderr, "".join(traceback.format_exception(caught)))
     return NO_VERDICT

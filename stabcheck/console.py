@@ -68,15 +68,12 @@ class OutputFile:
             raise OutputError(f"{option} {path}: cannot be written ({error.strerror})") from None
 
     def write(self, text: str) -> None:
-        """Replace the content.
+        """Write the text.
 
         Raises:
             OutputError: the disk is full, or the like.
         """
         try:
-            if self._file.seekable():
-                self._file.seek(0)
-                self._file.truncate()
             self._file.write(to_bytes(text))
             self._file.flush()
         except OSError as error:

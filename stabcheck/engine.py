@@ -26,9 +26,9 @@ from stabcheck.options import Options
 from stabcheck.protocol import ACTIVE, GRACE_SHARE, Request, Surroundings, allowance
 from stabcheck.recording import Recording
 from stabcheck.report import CheckError, Report
-from stabcheck.selection import UsageError, choose
+from stabcheck.selection import choose
 from stabcheck.supervisor import Host, HostError, Worker, WorkerLostError
-from stabcheck.userland import clean, shown
+from stabcheck.userland import UsageError, clean, shown
 
 __all__ = ["Host", "Options", "UsageError", "diagnose", "events", "run"]
 
@@ -145,9 +145,13 @@ def _follow(ledger: Ledger, worker: Worker) -> Iterator[Event]:
         except WorkerLostError as lost:
             yield from _lost(ledger, stage, lost, limit)
             return
-        yield from ledger.take(message)
         if message["type"] == "progress":
+            yield from ledger.take(message)
             continue
+        if message["type"] == "failed" and "error" in message:
+            # A script that leaves (argparse does) says why before.
+            message["error"]["traceback"] += _last_output(worker.tail())
+        yield from ledger.take(message)
         # Between two stages the next one counts as begun.
         stage = message["stage"] if message["type"] == "started" else ledger.stage
         if stage is not None:
@@ -180,28 +184,32 @@ def _limit(ledger: Ledger, stage: str) -> _Limit:
 
 
 def _lost(ledger: Ledger, stage: str, lost: WorkerLostError, limit: _Limit) -> Iterator[Event]:
-    place = f" ({shown(lost.stack.place[0])}:{lost.stack.place[1]})" if lost.stack.place else ""
+    at = f"{shown(lost.stack.place[0])}:{lost.stack.place[1]}" if lost.stack.place else ""
     if lost.late and limit.is_budget:
         if stage == "load":
             yield from ledger.fail("load", None, f"did not fit {limit.option}: the target had to be loaded again")
         else:
-            yield from ledger.fail(stage, None, f"was stopped unfinished when {limit.option} was spent{place}")
+            where = f", at {at}" if at else ""
+            yield from ledger.fail(stage, None, f"was stopped unfinished when {limit.option} was spent{where}")
         return
-    what = lost.how
     if lost.late:
-        what = f"did not end within {limit.option}; raise that if it is only slow"
-        place = f"; it was busy at {shown(lost.stack.place[0])}:{lost.stack.place[1]}" if lost.stack.place else ""
+        busy = f": it was busy at {at}" if at else ""
+        what = f"did not end within {limit.option}{busy}; raise the limit if it is only slow"
     elif lost.ours:
         what = "the worker failed; its own traceback is in the output below"
-    tail = f"Last output:\n{lost.tail}" if lost.tail else ""
-    trace = "\n".join(part for part in (str(lost.stack), tail) if part)
+    else:
+        what = f"{lost.how} ({at})" if at else lost.how
     error = CheckError(
         blame="stabcheck" if lost.ours else "target",
         stage="loading" if stage == "load" else stage,
-        message=clean(what + place),
-        traceback=clean(trace),
+        message=clean(what),
+        traceback=str(lost.stack) + _last_output(lost.tail),
     )
     yield from ledger.fail(stage, error)
+
+
+def _last_output(tail: str) -> str:
+    return f"\nLast output:\n{clean(tail)}" if tail else ""
 
 
 def _request(ledger: Ledger, files: Path) -> Request:

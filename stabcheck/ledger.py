@@ -101,9 +101,17 @@ class Ledger:
     def diagnose(self) -> Iterator[Event]:
         """Judge the recording."""
         self.trial_is_due = False
+        recording = self.recording
         for check in self.selection.checks:
-            if check.kind == "diagnosis":
-                yield self._enter(judge(check, self.recording, contained=False))
+            if check.kind != "diagnosis":
+                continue
+            judged = judge(check, recording, contained=False)
+            if recording is not None and recording.failure and judged.result.status == "pass":
+                # The training raised: what was found before is worth knowing, but that nothing was is worth nothing.
+                taken = f"{recording.failure}, at step {len(recording.steps) + 1} of {recording.planned}"
+                error = CheckError(blame="target", stage="trial", message=taken)
+                judged = Judged(failed(check, error), judged.not_checked)
+            yield self._enter(judged)
 
     def report(self) -> Report:
         """The Report; every check must have its result."""

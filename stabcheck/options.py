@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stabcheck.selection import UsageError
+from stabcheck.userland import UsageError
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ Message = dict[str, Any]
 
 FAILED = 70
 """Exit code of a worker whose own code failed (EX_SOFTWARE)."""
+CUT_OFF = 75
+"""Exit code of a worker that has lost the socket (EX_TEMPFAIL)."""
 ACTIVE = "STABCHECK_WORKER"
 """Set in the environment of workers: a target that itself calls stabcheck.run when it is imported would go on for ever."""
 

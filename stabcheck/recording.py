@@ -221,5 +221,11 @@ def from_json(text: str) -> Recording:
         raise ValueError(f"not a Recording: {error}") from None
     if version != RECORDING_VERSION:
         raise ValueError(f"a Recording of version {version!r}; this stabcheck reads version {RECORDING_VERSION}")
-    recording: Recording = _adapter().validate_json(text)
+    from pydantic import ValidationError
+
+    try:
+        recording: Recording = _adapter().validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"not a Recording: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     return recording

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 from stabcheck.check import Check
 from stabcheck.setup import nearest
+from stabcheck.userland import UsageError
 
-
-class UsageError(ValueError):
-    """An option that cannot be meant. The message is one line: what is wrong and what to do."""
+__all__ = ["Selection", "UsageError", "choose"]
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,18 @@ ANSWER_SECONDS = 1.0
 
 _THREAD = re.compile(r"^(Current thread|Thread) 0x.*$", re.MULTILINE)
 _FRAME = re.compile(r'^  File "(?P<file>.+?)", line (?P<line>\d+) in (?P<name>.+)$', re.MULTILINE)
+_WAITING = {
+    "connection",
+    "popen_fork",
+    "process",
+    "queue",
+    "queues",
+    "selectors",
+    "subprocess",
+    "synchronize",
+    "threading",
+}
+"""Modules of the standard library in which one waits for others."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +50,16 @@ class Stack:
     def place(self) -> tuple[str, int] | None:
         """File and line of the innermost frame of the user's; None if none of their code is running."""
         return next(((file, line) for file, line, _ in self.frames if is_users(file)), None)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for another process or thread."""
+        return bool(self.frames) and Path(self.frames[0][0]).stem in _WAITING
+
+    def since_fork(self) -> Stack:
+        """Without the frames of the process that it was forked from by multiprocessing."""
+        names = [name for _, _, name in self.frames]
+        return Stack(self.frames[: names.index("_bootstrap")]) if "_bootstrap" in names else self
 
     def __str__(self) -> str:
         lines = [f'  File "{file}", line {line}, in {name}' for file, line, name in reversed(self.frames)]

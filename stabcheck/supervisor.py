@@ -14,7 +14,7 @@ from types import TracebackType
 
 from stabcheck import stacks
 from stabcheck.host import command
-from stabcheck.protocol import FAILED, Channel, Message, Request
+from stabcheck.protocol import CUT_OFF, FAILED, Channel, Message, Request
 
 TICK_SECONDS = 0.5
 """How often the size of the log is looked at."""
@@ -64,6 +64,11 @@ class Host:
         self._ready = False
         self._ended: dict[int, int] = {}
         self._started: list[int] = []
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
 
     def __enter__(self) -> Host:
         return self
@@ -159,15 +164,16 @@ class Worker:
         while (message := self._channel.next()) is None:
             code = self._host.code(self.pid)
             left = until - time.monotonic()
-            if code is not None:
-                raise self._ended(code)
-            if left <= 0:
-                raise self._late()
+            if code is not None or left <= 0:
+                # It may have said something before, while nobody listened.
+                self._channel.drain()
+                if (message := self._channel.next()) is not None:
+                    return message
+                raise self._ended(code) if code is not None else self._late()
             listening: list[Host | Channel] = [self._host] if self._channel.closed else [self._host, self._channel]
             heard = select.select(listening, [], [], min(left, TICK_SECONDS))[0]
             if self._host in heard:
                 self._host.pull()
-                self._channel.drain()
             if self._channel in heard:
                 self._channel.pull()
             self._trim_log()
@@ -195,20 +201,21 @@ class Worker:
                 self.receive(until)
 
     def _ended(self, code: int) -> WorkerLostError:
-        return WorkerLostError(
-            stacks.ending(code), stacks.of_crash(self._stack), self._tail(), late=False, ours=code == FAILED
-        )
+        how = stacks.ending(code)
+        if code == CUT_OFF:
+            how = "it closed files that are not its own, among them the connection to stabcheck (os.closerange?)"
+        return WorkerLostError(how, stacks.of_crash(self._stack), self.tail(), late=False, ours=code == FAILED)
 
     def _late(self) -> WorkerLostError:
         stack = stacks.ask(self.pid, self._stack)
-        if stack.place is None:
-            # It may be waiting for a process of its own, such as a worker of the user's DataLoader.
-            others = (stacks.ask(pid, self._stack) for pid in stacks.children(self.pid))
+        if stack.is_waiting or not stack.frames:
+            # For a worker of the user's DataLoader, it may be.
+            others = (stacks.ask(pid, self._stack).since_fork() for pid in stacks.children(self.pid))
             stack = next((other for other in others if other.place is not None), stack)
-        return WorkerLostError("it did not end", stack, self._tail(), late=True)
+        return WorkerLostError("it did not end", stack, self.tail(), late=True)
 
-    def _tail(self) -> str:
-        """The end of what the target has printed."""
+    def tail(self) -> str:
+        """The end of what the target has printed; empty if that is not ours to read."""
         if self.log is None:
             return ""
         try:

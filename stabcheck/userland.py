@@ -17,12 +17,12 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import CodeType, TracebackType
+from types import TracebackType
 from typing import Any, Literal, TypeVar
 
 Blame = Literal["target", "stabcheck"]
 Owner = Literal["ours", "library", "user"]
-_Function = TypeVar("_Function", bound=Callable[..., Any])
+_Result = TypeVar("_Result")
 
 MESSAGE_LENGTH = 400
 """Characters of an exception's text that are shown; some hold whole tensors."""
@@ -36,7 +36,10 @@ _FRAME = re.compile(r'^\s*File "(?P<file>.+?)", line (?P<line>\d+)', re.MULTILIN
 _UNPRINTABLE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")
 
 _adopted: set[str] = set()
-_passing: set[CodeType] = set()
+
+
+class UsageError(ValueError):
+    """An option that cannot be meant. The message is one line: what is wrong and what to do."""
 
 
 class UserCodeError(Exception):
@@ -68,6 +71,7 @@ def userland(stage: str) -> Iterator[None]:
     Raises:
         UserCodeError: for anything raised inside but a request to stop and a UserCodeError of an inner door.
     """
+    process = os.getpid()
     try:
         yield
     except (UserCodeError, GeneratorExit):
@@ -76,23 +80,27 @@ def userland(stage: str) -> Iterator[None]:
         if is_request_to_stop(error):
             raise
         raise blamed(stage, error) from error
+    finally:
+        if os.getpid() != process:
+            os._exit(0)  # a fork that the user's code made: only the first process is ours
 
 
 def blamed(stage: str, error: BaseException, *, default: Blame = "target") -> UserCodeError:
     """The `UserCodeError` for an exception that came out of `stage`, blamed by its innermost own frame; `default` is
     to blame where no frame of the user's is on the stack."""
-    frames = list(traceback.walk_tb(error.__traceback__))
-    owners, place = [], None
-    for depth, (frame, line) in enumerate(frames, start=1):
+    innermost: Owner | None = None
+    place = None
+    for frame, line in traceback.walk_tb(error.__traceback__):
         owner = _owner(frame.f_code.co_filename)
+        if frame.f_code is passed_on.__code__:
+            # Our own frames since the user's were only in between.
+            innermost = "user" if place is not None else None
+        elif owner != "library":
+            innermost = owner
         if owner == "user":
             place = (frame.f_code.co_filename, line)
-        # The user's call goes through such a wrapper; only what the wrapper itself raises is ours.
-        is_passage = frame.f_code in _passing and depth < len(frames)
-        owners.append("library" if is_passage else owner)
-    innermost = next((owner for owner in reversed(owners) if owner != "library"), None)
     blame: Blame = default
-    if innermost == "user" or isinstance(error, MemoryError):
+    if innermost == "user" or isinstance(error, (MemoryError, UsageError)):
         blame = "target"
     elif innermost == "ours" and place is not None:
         # Raised in one of our hooks while the user's code is on the stack.
@@ -115,11 +123,10 @@ def is_request_to_stop(error: BaseException) -> bool:
     return isinstance(error, KeyboardInterrupt) or (bdb is not None and isinstance(error, bdb.BdbQuit))
 
 
-def passes_on(function: _Function) -> _Function:
-    """Mark a wrapper that stands between the user's call and the function it was meant for, such as a patched
-    `backward`: what that function raises is not ours."""
-    _passing.add(function.__code__)
-    return function
+def passed_on(function: Callable[..., _Result], *args: Any, **kwargs: Any) -> _Result:
+    """Call the function that the user's call was meant for, out of a wrapper of ours that stands in its place: what
+    it raises is theirs."""
+    return function(*args, **kwargs)
 
 
 def adopt(file: str) -> None:

@@ -22,7 +22,7 @@ from stabcheck import stacks
 from stabcheck.check import Check, Skip
 from stabcheck.judging import Judged, error_of, judge, skipped
 from stabcheck.loading import TargetError, load_entry
-from stabcheck.protocol import ACTIVE, FAILED, Channel, Message, Request, Surroundings, allowance
+from stabcheck.protocol import ACTIVE, CUT_OFF, FAILED, Channel, Message, Request, Surroundings, allowance
 from stabcheck.report import CheckError
 from stabcheck.userland import UserCodeError, is_request_to_stop, userland
 
@@ -71,11 +71,13 @@ class _Work:
     def load(self) -> Iterator[Message]:
         from stabcheck.trial.ambience import Ambience
         from stabcheck.trial.bench import Bench
+        from stabcheck.trial.rng import seed_all
 
         yield {"type": "started", "stage": "load"}
         request, began = self.request, time.monotonic()
         try:
             device = _device(request.device)
+            seed_all(request.seed)
             entry = load_entry(request.target, request.arguments)
             bench = Bench(entry, request.seed, self.scratch, self.nursery, device=device)
             facts = _facts(bench.prepare())
@@ -126,7 +128,6 @@ class _Work:
         allowed = allowance(stage, self.request.budget, self.request.check_timeout, self.deadline - now)
         bench.deadline = self.nursery.deadline = now + allowed.soft
         bench.tell = lambda fraction, detail: self.tell(stage, fraction, detail)
-        # The user's code may have cleared the directory for temporary files, this one included.
         bench.scratch = self.scratch / stage
         bench.scratch.mkdir(parents=True, exist_ok=True)
 
@@ -138,7 +139,7 @@ class _Work:
         if isinstance(error, TargetError):
             problem = CheckError(blame="target", stage="TARGET", message=str(error))
         else:
-            problem = error_of(error, stage)
+            problem = error_of(error, "loading" if stage == "load" else stage)
         return {"type": "failed", "stage": stage, "error": problem.model_dump()}
 
     @property
@@ -266,7 +267,10 @@ class _Sender:
     def send(self, message: Message) -> None:
         if os.getpid() != self._process:
             os._exit(FAILED)  # a fork made by the user's code that came back into ours
-        self._channel.send(message)
+        try:
+            self._channel.send(message)
+        except OSError:  # the user's code has closed it, or the engine is gone
+            os._exit(CUT_OFF)
 
     def tell(self, stage: str, fraction: float | None, detail: str) -> None:
         if time.monotonic() - self._told >= TELL_SECONDS:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from stabcheck.loading import EntryPoint
+from stabcheck.supervisor import Host
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.nursery import Nursery
 
@@ -19,6 +20,15 @@ def nursery() -> Iterator[Nursery]:
     nursery = Nursery()
     yield nursery
     nursery.close()
+
+
+@pytest.fixture(scope="session")
+def host() -> Iterator[Host]:
+    """Starts workers within milliseconds: torch is imported once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        with Host() as host:
+            yield host
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import Any
 
 from stabcheck.check import Finding, Outcome, Rule, Skip, diagnosis
-from stabcheck.reading import progress
+from stabcheck.reading import FIRST_STEPS, progress, silent_window
 from stabcheck.recording import Recording, Rectifier
 
 FAIL_DEAD, WARN_DEAD = 0.9, 0.75
@@ -28,13 +28,8 @@ FAIL_DEAD, WARN_DEAD = 0.9, 0.75
 85 % did no harm in 108 pairs of ReLU and leaky twins."""
 FEWEST_UNITS = 8
 """A narrower layer can lose all its units by chance."""
-FIRST_STEPS = 5
 KILLED_GROWTH = 0.3
 """A layer whose dead share grew by more since the first five steps was killed by updates; else it was born dead."""
-WINDOW = 10
-WINDOW_SAMPLES = 300
-"""As many inputs must have been seen before a unit is called dead: one that fires for 1 % is then silent by chance in 5 %."""
-
 BORN_DEAD = Rule(
     "SC0901",
     "born-dead-layer",
@@ -66,7 +61,7 @@ def CHECK(recording: Recording) -> Outcome:  # noqa: N802
     if not recording.rectifiers:
         raise Skip("the model calls no ReLU or other function that is flat on one side")
     last = recording.steps[-1].index
-    window = window_steps(recording)
+    window = silent_window(recording.steps[-1].samples, len(recording.steps))
     judged = [r for r in recording.rectifiers if r.units >= FEWEST_UNITS and r.observed and r.observed[-1] == last]
     shares = {r: dead_share(r, last, window) for r in judged}
     layers = [
@@ -86,7 +81,9 @@ def CHECK(recording: Recording) -> Outcome:  # noqa: N802
     stalled = progress(recording).stalled
     findings = [f for r in judged if stalled and (f := _judge(recording, r, shares[r], window))]
     worst = max(judged, key=lambda r: shares[r])
-    summary = f"at most {shares[worst]:.0%} of a layer is silent ({where(worst)})"
+    summary = (
+        f"{shares[worst]:.0%} of {where(worst)} is silent, less elsewhere" if shares[worst] else "every unit fires"
+    )
     if findings:
         # The first layer that is dead silences the rest: one finding, for the first.
         findings = sorted(findings, key=lambda f: f.severity != "fail")[:1]
@@ -114,12 +111,6 @@ def _judge(recording: Recording, rectifier: Rectifier, dead: float, window: int)
 def _starts_constant(recording: Recording, module: str | None) -> bool:
     """Whether the layer before began with equal weights: then that is the fault, and its units are silent for it."""
     return any(p.module == module and p.constant_at_start and len(p.shape) >= 2 for p in recording.parameters)
-
-
-def window_steps(recording: Recording) -> int:
-    """Steps at the end of the trial that decide: ten, or more if batches are small."""
-    samples = max(recording.steps[-1].samples, 1)
-    return min(max(WINDOW, -(-WINDOW_SAMPLES // samples)), len(recording.steps))
 
 
 def dead_share(rectifier: Rectifier, last: int, window: int) -> float:

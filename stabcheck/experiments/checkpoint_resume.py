@@ -25,19 +25,15 @@ Save and load what the finding names: `state_dict()` for modules, optimizers, sc
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from stabcheck.check import Finding, NotChecked, Outcome, Rule, experiment
+from stabcheck.check import Finding, NotChecked, Outcome, Rule, Severity, experiment
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
+    from stabcheck.trial.compare import Difference
     from stabcheck.trial.resume import Resumed
     from stabcheck.trial.uninterrupted import Cut, Run
-
-UNEXPLAINED = 1e-2
-"""Distance of the resumed weights from the uninterrupted ones, in units of how far these moved after the checkpoint,
-from which a difference without a visible cause is mentioned. Rounding noise of 1e-7 in the weights grows to 3e-3 under
-Adam within 6 steps (measured on MLP, CNN, LSTM and transformer); lost state of any kind leaves 1e-3 to 1."""
 
 WEIGHTS = Rule(
     "SC0401",
@@ -76,7 +72,7 @@ SCHEDULE = Rule(
     message="After load() in a fresh process {part} is not where it was saved: {how}.",
     fix="Save {part}.state_dict() and give it to {part}.load_state_dict() in load().",
 )
-MODEL_BESIDE = Rule(
+BESIDE = Rule(
     "SC0406",
     "second-model-not-restored",
     "fail",
@@ -87,9 +83,9 @@ UNSAVED = Rule(
     "SC0407",
     "unsaved-state-changes-training",
     "fail",
-    message="{part} is {saved} when the checkpoint is written and {loaded} after load() in a fresh process, and the resumed "
-    "run trains differently for it. Put back by hand, it mends the run.",
-    fix="Save {part} in the checkpoint and set it in load().",
+    message="{part} is {saved} when the checkpoint is written and {loaded} after load() in a fresh process. It matters: with "
+    "the old value put back, the resumed run is the uninterrupted one again.",
+    fix="{advice}",
 )
 NOT_LOADABLE = Rule(
     "SC0408",
@@ -105,7 +101,7 @@ SAVING = Rule(
     message="save() changes the run that it saves: {how}.",
     fix="Let save() read only: put back modes and devices, and convert copies rather than the model.",
 )
-RANDOM_STATE = Rule(
+RNG = Rule(
     "SC0410",
     "random-state-not-restored",
     "warn",
@@ -136,23 +132,11 @@ _RULES = {"weight": WEIGHTS, "buffer": BUFFERS, "moment": OPTIMIZER, "held": DET
 
 @experiment(
     title="Checkpoint resume",
-    rules=(
-        WEIGHTS,
-        BUFFERS,
-        OPTIMIZER,
-        DETACHED,
-        SCHEDULE,
-        MODEL_BESIDE,
-        UNSAVED,
-        NOT_LOADABLE,
-        SAVING,
-        RANDOM_STATE,
-        ORDER,
-        UNKNOWN,
-    ),
+    rules=(WEIGHTS, BUFFERS, OPTIMIZER, DETACHED, SCHEDULE, BESIDE, UNSAVED, NOT_LOADABLE, SAVING, RNG, ORDER, UNKNOWN),
 )
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Interrupt the run, resume it in a fresh process, and compare."""
+    from stabcheck.trial.course import measured
     from stabcheck.trial.resume import resume
     from stabcheck.trial.uninterrupted import uninterrupted
 
@@ -165,30 +149,34 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     if not findings:
         bench.tell(0.7, "comparing what follows")
         findings, notes = _continued(bench, run, results)
-    findings += _randomness(run, results)
+    findings = findings or _randomness(run, results)
     return Outcome(
         summary=_summary(run, findings),
         findings=tuple(findings),
-        measurements=_measurements(run, results),
+        measurements={
+            "own_checkpoint": run.own_checkpoint,
+            "checkpoint_bytes": run.cuts[0].wrote,
+            "cuts": [measured(run, cut, result) for cut, result in zip(run.cuts, results, strict=True)],
+        },
         not_checked=(*notes, *_not_checked(run, results)),
     )
 
 
 def _broken(run: Run, results: list[Resumed]) -> list[Finding]:
     """The load, or the first step after it, that raised."""
-    error = next((result.error for result in results if result.error), None)
-    if error is None:
+    result = next((result for result in results if result.error), None)
+    if result is None or result.error is None:
         return []
+    error = result.error
+    what = f"{error['stage']} fails after a resume" if result.is_loaded else "The checkpoint cannot be loaded"
     wrote_nothing = run.own_checkpoint and not run.cuts[0].wrote
-    what = "load() fails" if error["stage"] == "load" else f"After load() {error['stage']} fails"
-    if not run.own_checkpoint:
-        what = f"The textbook checkpoint cannot be resumed: {error['stage']} fails"
-    hint = " (save() wrote nothing at the path that it was given)" if wrote_nothing else ""
+    hint = " (save() wrote nothing to the path that it was given)" if wrote_nothing else ""
     return [
         NOT_LOADABLE.at(
             None,
             source=(error["file"], error["line"]) if error["file"] else None,
-            what=what,
+            severity=_severity(run),
+            what=what if run.own_checkpoint else f"{what}, in the textbook way with state_dicts,",
             error=error["message"] + hint,
             advice=_advice(error["message"], wrote_nothing=wrote_nothing),
         )
@@ -198,28 +186,21 @@ def _broken(run: Run, results: list[Resumed]) -> list[Finding]:
 def _advice(message: str, *, wrote_nothing: bool) -> str:
     if wrote_nothing:
         return "Write to the path that save() is given, and read from the path that load() is given."
-    if "weights_only" in message or "Unsupported global" in message:
+    if "weights_only" in message:
         return (
             "Save state_dicts, tensors, numbers and plain containers only; where the file is your own, "
             "torch.load(path, weights_only=False) reads any class."
         )
-    if "state_dict" in message or "param" in message:
+    if "state_dict" in message or "parameter group" in message:
         return "Before load(), build the same modules and parameter groups as there were when the checkpoint was saved."
     return "Make load() work in a process that has done nothing but call the entry function."
 
 
 def _altered(run: Run) -> list[Finding]:
-    """What save() did to the run."""
-    from stabcheck.trial.lost import altered, value
+    from stabcheck.trial.lost import altered
 
-    for cut in run.cuts:
-        changed = altered(run, cut)
-        if changed:
-            first = changed[0]
-            more = f", and {len(changed) - 1} more" if len(changed) > 1 else ""
-            now = "rounded" if first.rounded else f"{value(first.actual)} instead of {value(first.expected)}"
-            return [SAVING.at(None, how=f"afterwards {first.path} is {now}{more}", cut=cut.name)]
-    return []
+    found = ((cut, altered(run, cut)) for cut in run.cuts)
+    return [SAVING.at(None, source=run.save_source, how=how, cut=cut.name) for cut, how in found if how][:1]
 
 
 def _lost(run: Run, results: list[Resumed]) -> list[Finding]:
@@ -229,14 +210,14 @@ def _lost(run: Run, results: list[Resumed]) -> list[Finding]:
     found: dict[tuple[str, str], Finding] = {}
     for cut, result in zip(run.cuts, results, strict=True):
         for item in lost(run, cut, result):
-            total = sum(leaf.kind == item.kind for leaf in cut.saved.values())
-            finding = _RULES.get(item.kind, MODEL_BESIDE).at(
+            finding = _RULES.get(item.kind, BESIDE).at(
                 item.location,
-                severity=None if run.own_checkpoint else "warn",
+                source=run.save_source,
+                severity=_severity(run),
                 part=item.part,
                 names=item.names,
                 count=item.count,
-                total=total,
+                total=sum(leaf.kind == item.kind for leaf in cut.saved.values()),
                 how=item.how,
                 cut=cut.name,
             )
@@ -247,47 +228,45 @@ def _lost(run: Run, results: list[Resumed]) -> list[Finding]:
 def _continued(bench: Bench, run: Run, results: list[Resumed]) -> tuple[list[Finding], list[NotChecked]]:
     """Whether what follows is the same, all documented state being restored, and the reason if it is not."""
     from stabcheck.trial.course import causes, drift, same_course
-    from stabcheck.trial.lost import value
 
-    pairs = zip(run.cuts, results, strict=True)
-    cut, result = next(((c, r) for c, r in pairs if not same_course(run, c, r)), (None, None))
-    if cut is None or result is None:
-        return [], []
-    if not result.losses:
+    if not all(result.losses for result in results):
         return [], [NotChecked("the steps after load", "the batches cannot be written to a file to be used again")]
+    pairs = zip(run.cuts, results, strict=True)
+    parted = [(cut, result) for cut, result in pairs if not same_course(run, cut, result)]
     findings: list[Finding] = []
     notes: list[NotChecked] = []
-    for cause in causes(bench, run, cut, result):
-        if cause.kind == "unsaved" and cause.difference is not None:
-            findings.append(
-                UNSAVED.at(
-                    None,
-                    severity=None if run.own_checkpoint else "warn",
-                    part=cause.part,
-                    saved=value(cause.difference.expected),
-                    loaded=value(cause.difference.actual),
-                    cut=cut.name,
-                )
-            )
-        elif cause.kind == "saving":
-            findings.append(SAVING.at(None, how="without it, the same run takes another course", cut=cut.name))
-        elif cause.kind == "unknown" and not run.iterators and drift(cut, result) > UNEXPLAINED:
-            findings.append(UNKNOWN.at(None, drift=drift(cut, result), cut=cut.name))
-        else:
-            notes.append(
-                NotChecked("whether the steps after load are exactly the same", _excuse(run, cause.kind, cause.part))
-            )
+    for cut, result in parted[:1]:
+        for cause in causes(bench, run, cut, result):
+            if cause.kind == "unsaved" and cause.difference is not None:
+                findings.append(_unsaved(run, cut, cause.part, cause.difference))
+            elif cause.kind == "saving":
+                how = "without it, the same run takes another course"
+                findings.append(SAVING.at(None, source=run.save_source, how=how, cut=cut.name))
+            elif cause.kind == "unknown":
+                findings.append(UNKNOWN.at(None, drift=drift(cut, result), cut=cut.name))
+            else:
+                notes.append(NotChecked("whether the steps after load are exactly the same", cause.why))
     return findings, notes
 
 
-def _excuse(run: Run, kind: str, part: str) -> str:
-    if kind == "carried":
-        return f"{part}, carried over from the last batch, starts anew in a resumed run"
-    if kind == "unsteady":
-        return "the uninterrupted run does not repeat itself exactly; the state right after load was compared"
-    if run.iterators:
-        return f"they are not, and the position of the running iterator {run.iterators[0]} cannot be seen"
-    return "they differ by no more than rounding may grow to"
+def _unsaved(run: Run, cut: Cut, part: str, difference: Difference) -> Finding:
+    from stabcheck.trial.lost import value
+
+    advice = f"Save {part} in the checkpoint and set it in load()."
+    if difference.kind == "mode":
+        advice = f"Set {part} at the end of load(), or at the start of every step."
+    elif difference.kind == "tensor" and part.startswith("model."):
+        advice = f"Register {part} as a buffer, so that it is in the state_dict."
+    return UNSAVED.at(
+        None,
+        source=run.load_source if difference.kind == "mode" else run.save_source,
+        severity=_severity(run),
+        part=part,
+        saved=value(difference.expected, difference.kind),
+        loaded=value(difference.actual, difference.kind),
+        advice=advice,
+        cut=cut.name,
+    )
 
 
 def _randomness(run: Run, results: list[Resumed]) -> list[Finding]:
@@ -297,58 +276,35 @@ def _randomness(run: Run, results: list[Resumed]) -> list[Finding]:
     if not run.own_checkpoint:
         return []
     for cut, result in zip(run.cuts, results, strict=True):
-        if result.rng is not None and not result.rng.torch_state.equal(cut.rng.torch_state) and holds(cut.path, cut.rng.torch_state):
-            return [RANDOM_STATE.at(None, cut=cut.name)]
-    if run.own_generator and "restarts" in (_order(run, *pair) for pair in _boundaries(run, results)):
-        return [ORDER.at(None)]
+        state = cut.rng.torch_state
+        if result.rng is not None and not result.rng.torch_state.equal(state) and holds(cut.path, state):
+            return [RNG.at(None, source=run.load_source, cut=cut.name)]
+    if run.own_generator and _restarts(run, results):
+        return [ORDER.at(None, source=run.save_source)]
     return []
 
 
-def _boundaries(run: Run, results: list[Resumed]) -> list[tuple[Cut, Resumed]]:
-    return [(cut, result) for cut, result in zip(run.cuts, results, strict=True) if cut.epoch_metric is not None]
+def _restarts(run: Run, results: list[Resumed]) -> bool:
+    """Whether a resumed process begins an epoch with the batches of the first, where another order was due."""
+    from stabcheck.trial.resume import next_batches
+    from stabcheck.trial.uninterrupted import BOUNDARY
+
+    pairs = zip(run.cuts, results, strict=True)
+    return any(next_batches(run, cut, result) == "restarts" for cut, result in pairs if cut.name == BOUNDARY)
 
 
-def _order(run: Run, cut: Cut, result: Resumed) -> str | None:
-    """The batches that the resumed loader gives next: "exact", as they would have come; "restarts", those of the first
-    epoch again; "other"; None if it was not looked at."""
-    count = len(result.order)
-    if not count:
-        return None
-    if result.order == run.order(cut.at)[:count]:
-        return "exact"
-    return "restarts" if result.order == run.order(0)[:count] else "other"
+def _severity(run: Run) -> Severity | None:
+    """What the textbook checkpoint loses is not known to be lost by the user's own."""
+    return None if run.own_checkpoint else "warn"
 
 
 def _summary(run: Run, findings: list[Finding]) -> str:
-    names = {rule.code: rule.name.replace("-", " ") for rule in CHECK.rules}
     if findings:
+        names = {rule.code: rule.name.replace("-", " ") for rule in CHECK.rules}
         return ", ".join(dict.fromkeys(names[finding.code] for finding in findings))
-    places = " and ".join("in mid-epoch" if cut.epoch_metric is None else "at an epoch boundary" for cut in run.cuts)
+    places = " and ".join("in mid-epoch" if cut.epoch_metric is None else "at an epoch's end" for cut in run.cuts)
     which = "your checkpoint" if run.own_checkpoint else "the textbook checkpoint (yours was not given)"
-    return f"a fresh process goes on from {which} as the uninterrupted run does, {places}"
-
-
-def _measurements(run: Run, results: list[Resumed]) -> dict[str, Any]:
-    from stabcheck.trial.course import drift, same_course
-
-    return {
-        "own_checkpoint": run.own_checkpoint,
-        "checkpoint_bytes": run.cuts[0].wrote,
-        "cuts": [
-            {
-                "place": cut.name,
-                "steps_before": cut.at,
-                "steps_after": run.after,
-                "losses": run.losses(cut),
-                "resumed_losses": result.losses,
-                "bit_equal": same_course(run, cut, result) if result.losses else None,
-                "weight_drift": drift(cut, result) if result.losses else None,
-                "random_state_restored": bool(result.rng.torch_state.equal(cut.rng.torch_state)) if result.rng else None,
-                "next_batches": _order(run, cut, result),
-            }
-            for cut, result in zip(run.cuts, results, strict=True)
-        ],
-    }
+    return f"a fresh process goes on from {which} as the uninterrupted run does, saved {places}"
 
 
 def _not_checked(run: Run, results: list[Resumed]) -> list[NotChecked]:
@@ -356,15 +312,11 @@ def _not_checked(run: Run, results: list[Resumed]) -> list[NotChecked]:
         why = "no 'save' and 'load' given: the state_dicts of model, optimizer and scheduler were tried; add both keys"
         return [NotChecked("your own checkpoint", why)]
     notes = []
-    if len(run.cuts) == 1:
+    if run.only_one:
+        notes.append(NotChecked("resuming at an epoch's end", run.only_one))
+    if _restarts(run, results):
         why = (
-            "there was no time for it" if run.cuts[0].wrote else "save() writes elsewhere than to the path it is given"
-        )
-        notes.append(NotChecked("resuming at an epoch boundary", why))
-    if any(_order(run, cut, result) == "restarts" for cut, result in _boundaries(run, results)):
-        why = (
-            "it is not in the checkpoint, so each resumed process begins again with the batches of the first epoch; "
-            "save torch.get_rng_state() too if the run may be interrupted often"
+            "not in the checkpoint: a process seeded as the first one begins again with the batches of the first epoch"
         )
         notes.append(NotChecked("the order of batches after a resume", why))
     return notes

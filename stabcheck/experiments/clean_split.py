@@ -33,27 +33,17 @@ READING_SHARE = 0.3
 """Time for reading both sides: this share of what is left of the budget, at most READING_SECONDS."""
 
 MATERIAL = 0.005
-"""Share of the validation samples below which a leak moves no score: public test sets hold a few copies in a
-thousand (about ten of the 10,000 test images of CIFAR-10 are in its training set), and are used."""
+"""Share of shared rows from which on it fails; below, a leak moves no score."""
 
-FEW = 3
-"""Copies from which on the check fails: one pair in a set is a row that someone entered twice."""
+SATURATED = 0.5
+"""Share of training samples that equal another one from which on a leak of a fifth can go unseen, and is said so."""
 
-DRIFT = 1 / 3
-"""Repetition beyond what each side has within itself counts from this part of it on: where data repeat by nature, the
-rate differs that much between, say, two months."""
-
-SURE, LIKELY, UNUSUAL = 1e-4, 0.01, 0.1
-"""Error rates: of a comparison of rates alone; of one among samples that chance cannot have made equal; and of the
-same where only a warning hangs on it."""
-
-REPETITIVE_WARN, REPETITIVE_FAIL = 0.05, 0.10
-"""Shares of the validation samples that are copies where training holds as many of its own: the data repeat themselves.
-A tenth of a score being memory is no longer a detail."""
-
-INTERLOCKED = 0.25
+INTERLOCKED = 0.2
 """Share of validation windows that begin, and share that end, within a training window. After a split in time or by series
-none ends within one; after a random split of half-overlapping windows 0.85 do, of sparse random ones 0.5."""
+none ends within one; after a random split of half-overlapping windows 0.85 do."""
+
+TORN = 0.02
+"""Share of the training samples with a second label from which on it is worth a look."""
 
 WINDOWS_COMPARED = 20
 """Windows below which their share is no share."""
@@ -163,43 +153,34 @@ class _Judge:
             names = [repr(keys[row])[:80] for row in rows[:5]]
             self.report(SHARED_KEYS, rows, named=names[0], examples=names)
 
-    def copies(self) -> Callable[[], None] | None:
-        """SC0302. Where the data repeat themselves the report is returned for later: another rule may know the cause."""
-        from stabcheck.trial.duplicates import rate_p
-        from stabcheck.trial.split import copies
+    def copies(self) -> Callable[[], None]:
+        """SC0302. Returned for later where training repeats itself too: another rule may know the cause."""
+        from stabcheck.trial.copies import copies
 
-        found, compared = copies(self.split, self.fresh()), len(self.train.table)
-        whole, alone = found.whole, found.isolated
-        natural = max(whole.within, whole.within_val)
-        contents = len({int(self.val.table.inputs[row]) for row in alone})
+        found = copies(self.split, self.fresh())
         self.measurements |= {
-            "equal_share": whole.share,
-            "equal_within_training": whole.within,
-            "copies_share": contents / self.of,
-            "copies_within_training": found.isolated_within / compared,
+            "equal_share": found.equal,
+            "equal_within_training": found.equal_within,
+            "copies_share": found.copies,
+            "copies_within_training": found.copies_within,
         }
-        twins = dict(zip(found.inputs.rows.tolist(), found.inputs.twins.tolist(), strict=True))
-
-        def report(rows: Any, comparison: str, severity: Severity) -> None:
-            pairs = self.pairs([twins[int(row)] for row in rows], rows)
-            facts = {"comparison": comparison, "example": pairs[0], "pairs": pairs, "expected": natural * self.of}
-            self.report(DUPLICATES, rows, severity=severity, **facts)
-
-        expected = f"the repetitions within each side would make it {natural * self.of:.0f}"
-        leak = min(_beyond(whole.share, natural), _beyond(whole.distinct_share, whole.distinct_within))
-        by_rate = rate_p(len(whole.rows), self.of, round(natural * compared), compared)
-        if whole.distinct >= FEW and leak >= max(MATERIAL, DRIFT * natural) and by_rate <= SURE:
-            report(whole.rows, expected, "fail")
-            return None
-        by_content = rate_p(contents, self.of, found.isolated_within, compared)
-        if contents >= max(2, MATERIAL * self.of) and by_content <= UNUSUAL:
-            report(alone, expected, "fail" if contents >= FEW and by_content <= LIKELY else "warn")
-            return None
-        if contents >= max(FEW, REPETITIVE_WARN * self.of):
-            often = f"{found.isolated_within / compared:.1%} of the training samples have an equal one in training"
-            severe: Severity = "fail" if contents >= REPETITIVE_FAIL * self.of else "warn"
-            return lambda: report(alone, f"{often}, so the split parted copies", severe)
-        return None
+        if found.verdict is None:
+            return _nothing
+        comparison = f"the repetitions within each side would make it {found.expected:.0f}"
+        if found.expected > len(found.rows) / 2:
+            comparison = f"{found.copies_within:.1%} of the training samples too equal another one, so the data were copied first"
+        pairs = self.pairs(found.twins, found.rows)
+        facts: dict[str, Any] = {
+            "comparison": comparison,
+            "example": pairs[0],
+            "pairs": pairs,
+            "expected": found.expected,
+        }
+        severity = found.verdict
+        if found.repetitive:
+            return lambda: self.report(DUPLICATES, found.rows, severity=severity, **facts)
+        self.report(DUPLICATES, found.rows, severity=severity, **facts)
+        return _nothing
 
     def shared_groups(self) -> None:
         """SC0305: the user says what belongs together."""
@@ -213,28 +194,34 @@ class _Judge:
 
     def windows(self) -> None:
         """SC0303."""
-        from stabcheck.trial.split import overlaps
+        from stabcheck.trial.windows import overlaps
 
         fresh = self.fresh()
         found = overlaps(self.split, fresh)
-        if found is None or found.compared < WINDOWS_COMPARED:
+        if found is None:
             return
         self.measurements |= {"windows_beginning_in_training": found.begin, "windows_ending_in_training": found.end}
-        if min(found.begin, found.end) >= INTERLOCKED and len(fresh) >= self.of / 2:
+        enough = len(found.rows) >= WINDOWS_COMPARED and len(fresh) >= self.of / 2
+        if enough and min(found.begin, found.end) >= INTERLOCKED:
             pairs = [[self.train.name(t), self.val.name(v), by] for t, v, by in found.pairs]
-            facts = {
-                "of": found.compared,
-                "share": found.end,
-                "begin": found.begin,
-                "example": pairs[0],
-                "pairs": pairs,
-            }
-            self.report(WINDOWS, found.ending, **facts)
+            self.report(
+                WINDOWS,
+                found.ending,
+                of=len(found.rows),
+                share=found.end,
+                begin=found.begin,
+                example=pairs[0],
+                pairs=pairs,
+            )
             self.explained |= set(fresh.tolist())
+        elif len(found.beginning) or len(found.ending):
+            # Windows across the edge of the training part are as near to its last ones as they should be.
+            apart = set(found.rows.tolist()) - set(found.beginning.tolist()) - set(found.ending.tolist())
+            self.explained |= set(range(self.of)) - apart
 
     def near_copies(self) -> None:
         """SC0304: the strongest of the views is reported."""
-        from stabcheck.trial.split import near_copies
+        from stabcheck.trial.near import near_copies
 
         found = near_copies(self.split, self.fresh())
         for near in found:
@@ -257,20 +244,18 @@ class _Judge:
 
     def conflicts(self) -> None:
         """SC0307."""
-        from stabcheck.trial.split import conflicts
+        from stabcheck.trial.copies import FEW, conflicts
 
-        count, rows = conflicts(self.split)
-        of = len(self.train.table)
-        if count >= 2 * FEW and count >= MATERIAL * of:
-            pairs = [[self.train.name(a), self.train.name(b)] for a, b in rows]
-            self.report(
-                CONFLICTS, (), severity="warn", count=count, of=of, share=count / of, example=pairs[0], pairs=pairs
-            )
+        found, of = conflicts(self.split), len(self.train.table)
+        contents = {int(self.train.table.inputs[row]) for row, _ in found}
+        if len(contents) >= FEW and len(found) >= TORN * of:
+            pairs = [[self.train.name(a), self.train.name(b)] for a, b in found[:5]]
+            facts: dict[str, Any] = {"count": len(found), "of": of, "share": len(found) / of}
+            self.findings.append(CONFLICTS.at(None, source=self.source, **facts, example=pairs[0], pairs=pairs))
 
 
-def _beyond(share: float, natural: float) -> float:
-    """The share of leaked samples that raises `natural` to `share`, leaked ones always being found."""
-    return (share - natural) / (1 - natural) if natural < 1 else 0.0
+def _nothing() -> None:
+    """No report is due."""
 
 
 @experiment(
@@ -297,7 +282,7 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802 - it becomes the Check
         repetitive = judge.copies()
         judge.shared_groups()
         judge.windows()
-        if repetitive is not None and not {f.code for f in judge.findings} & {SHARED_GROUPS.code, WINDOWS.code}:
+        if not {finding.code for finding in judge.findings} & {SHARED_GROUPS.code, WINDOWS.code}:
             repetitive()
         bench.tell(0.7, "searching near-copies")
         judge.near_copies()
@@ -312,6 +297,11 @@ def _outcome(judge: _Judge) -> Outcome:
     sizes = {key: len(side.table) for key, side in (("compared_train", split.train), ("compared_val", split.val))}
     totals = {"total_train": split.train.source.total, "total_val": split.val.source.total}
     limits = list(split.limits)
+    natural = judge.measurements.get("equal_within_training", 0.0)
+    if natural > SATURATED:
+        limits.append(
+            ("copies among samples that are equal anyway", f"{natural:.0%} of the training samples equal another one")
+        )
     if not split.train.table.groups:
         limits.append(("samples of one patient, speaker or scene on both sides", "no 'group_key' given"))
     compared = f"{sizes['compared_train']:,} training and {sizes['compared_val']:,} validation samples compared"

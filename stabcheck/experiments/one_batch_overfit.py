@@ -22,11 +22,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from stabcheck.check import Finding, NotChecked, Outcome, Rule, Skip, experiment
+from stabcheck.check import Finding, NotChecked, Outcome, Rule, Skip, Source, experiment
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
-    from stabcheck.trial.overfit import Trials
+    from stabcheck.trial.overfit.attempts import Attempts
+    from stabcheck.trial.overfit.own import OwnStep
 
 FITTED = 0.1
 """Share of the way left between floor and constant prediction: 97 % of 70 healthy set-ups get below it in 160 steps."""
@@ -133,99 +134,123 @@ OWN_STEP = Rule(
 )  # fmt: skip
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Can the set-up fit one batch, and does it?"""
-    from stabcheck.trial.overfit import Trials
+    from stabcheck.trial.overfit.attempts import Attempts
+    from stabcheck.trial.overfit.levels import LossUnknown, choose
+    from stabcheck.trial.overfit.own import OwnStep
 
-    trials = Trials(bench)
+    session = bench.session()
     not_checked: list[NotChecked] = []
-    can = _can(trials)
-    if can is None:
-        not_checked.append(NotChecked("whether the model can fit one batch at all", trials.no_loss))
-    findings = can.findings if can else ()
+    attempts: Attempts | None = None
+    findings: tuple[Finding, ...] = ()
+    curves: dict[str, list[float]] = {}
+    try:
+        attempts = Attempts(bench, session, choose(session, bench.seed))
+    except LossUnknown as reason:
+        not_checked.append(NotChecked("whether the model can fit one batch at all", str(reason)))
+    else:
+        findings = _can(bench, attempts) or _drowned(bench, attempts)
+        curves |= attempts.curves
     if not findings:
-        findings = _drowned(trials)
-    if not findings:
-        findings = _does(trials, not_checked)
-    if not trials.curves and not findings:
-        raise Skip(f"nothing to fit with: {trials.no_loss}; and no 'optimizer' or 'train_step' is given")
-    summary = findings[0].message if findings else trials.summary()
-    return Outcome(summary, findings, trials.measurements(), tuple(not_checked))
+        own = OwnStep(bench, attempts.chosen if attempts else None)
+        findings = _does(own, attempts, not_checked)
+        curves |= own.curves
+    if not curves and not findings:
+        raise Skip("; ".join(item.why for item in not_checked))
+    measured: dict[str, Any] = {"curves": curves}
+    if attempts is not None:
+        levels = attempts.chosen.levels
+        measured |= {"constant": levels.constant, "oracle": levels.oracle, "samples": attempts.chosen.samples}
+    summary = findings[0].message if findings else _summary(curves)
+    return Outcome(summary, findings, measured, tuple(not_checked))
 
 
-def _can(trials: Trials) -> Outcome | None:
-    """Fit with our own optimizer; None if the loss cannot be computed outside the user's step."""
-    if not trials.prepare():
-        return None
-    source, levels = trials.loss_source, trials.levels
-    if trials.cut:
-        return Outcome("", (CUT.at(None, source=source, why=trials.cut),))
-    constant = levels.constant if levels.constant is not None else trials.start
-    facts: dict[str, Any] = {"samples": trials.samples, "constant": constant, "oracle": trials.floor}
-    if trials.is_blind():
-        return Outcome("", (BLIND_LOSS.at(None, source=source, shapes=trials.shapes, **facts),))
-    left = trials.fit_still(FITTED, NOT_FITTED)
+def _summary(curves: dict[str, list[float]]) -> str:
+    told = {name: curve for name, curve in curves.items() if name in {"stabcheck's Adam", "your optimizer"}}
+    return "; ".join(f"{name}: loss {c[0]:.3g} to {min(c):.3g} in {len(c)} steps" for name, c in told.items())
+
+
+def _loss_source(bench: Bench, attempts: Attempts) -> Source | None:
+    setup = attempts.session.setup
+    return bench.source(setup.compute_loss or setup.loss_fn or setup.model)
+
+
+def _can(bench: Bench, attempts: Attempts) -> tuple[Finding, ...]:
+    """Fit with our own optimizer, everything random held still."""
+    from stabcheck.trial.overfit.levels import blind_spot, conflicting
+
+    chosen, session, source = attempts.chosen, attempts.session, _loss_source(bench, attempts)
+    if chosen.cut:
+        return (CUT.at(None, source=source, why=chosen.cut),)
+    facts: dict[str, Any] = {"samples": chosen.samples, "constant": chosen.height, "oracle": chosen.floor}
+    shapes = blind_spot(session, chosen, bench.seed)
+    if shapes is not None:
+        return (BLIND_LOSS.at(None, source=source, shapes=shapes, **facts),)
+    left = attempts.fit_still(FITTED)
     if left <= NOT_FITTED:
-        return Outcome("fits")
-    facts |= {"final": trials.still_loss, "share_left": left}
-    conflicts = trials.conflicting()
-    if conflicts:
-        return Outcome("", (CONFLICTING.at(None, source=source, count=conflicts, **facts),))
-    if trials.inputs_are_unused(left):
-        return Outcome("", (UNUSED_INPUT.at(None, source=source, **facts),))
-    rates = ", ".join(f"{r:.0e}" for r in trials.rates_tried)
-    return Outcome("", (CANNOT.at(None, source=source, rates=rates, **facts),))
-
-
-def _drowned(trials: Trials) -> tuple[Finding, ...]:
-    """Whether a signal is left when everything random moves."""
-    if trials.still_loss is None or not trials.is_stochastic():
         return ()
-    left, final, steps = trials.fit_moving(NO_SIGNAL)
+    facts |= {"final": attempts.still_loss, "share_left": left}
+    count = conflicting(session, chosen)
+    if count:
+        return (CONFLICTING.at(None, source=source, count=count, **facts),)
+    if attempts.inputs_are_unused(left):
+        return (UNUSED_INPUT.at(None, source=source, **facts),)
+    rates = ", ".join(f"{r:.0e}" for r in attempts.rates_tried)
+    return (CANNOT.at(None, source=source, rates=rates, **facts),)
+
+
+def _drowned(bench: Bench, attempts: Attempts) -> tuple[Finding, ...]:
+    """Whether a signal is left when everything random moves."""
+    from stabcheck.trial.overfit.dropout import strongest_dropout
+
+    if not attempts.is_stochastic():
+        return ()
+    left, final, steps = attempts.fit_moving(NO_SIGNAL)
     if left <= NO_SIGNAL:
         return ()
+    place = strongest_dropout(attempts.session.model)
     noise, remedy = (
         "dropout",
-        "lower the dropout probability: at this one hardly any unit survives in two batches running",
+        "lower the dropout probability: at this one hardly a unit survives in two batches running",
     )
-    if not trials.drops_out or not trials.noise_is_dropout():
-        noise = "noise, targets or labels"
+    if place is None or not attempts.noise_is_dropout(NO_SIGNAL):
+        place, noise = None, "noise, targets or labels"
         remedy = (
-            "make sure that what is predicted is the very noise or label the input was made with: draw it once per step "
-            "and use it in both places"
+            "make sure that what is predicted is the very noise or label that the input was made with: draw it once per "
+            "step and use it in both places"
         )
     facts: dict[str, Any] = {
-        "still": trials.still_loss,
+        "still": attempts.still_loss,
         "noise": noise,
         "steps": steps,
         "final": final,
         "share_left": left,
     }
-    constant = trials.moving_constant if math.isfinite(trials.moving_constant) else trials.start
-    return (DROWNED.at(None, source=trials.loss_source, remedy=remedy, constant=constant, **facts),)
+    source = _loss_source(bench, attempts)
+    return (DROWNED.at(place, source=source, remedy=remedy, constant=attempts.moving_constant, **facts),)
 
 
-def _does(trials: Trials, not_checked: list[NotChecked]) -> tuple[Finding, ...]:
+def _does(own: OwnStep, attempts: Attempts | None, not_checked: list[NotChecked]) -> tuple[Finding, ...]:
     """Fit with the user's own step at the planned peak rate; if it does not, find out at which rate it would."""
-    own = trials.fit_own(1.0, NOT_FITTED)
-    if own is None:
-        not_checked.append(NotChecked("one batch with your own optimizer", trials.no_step))
+    fit = own.fit(1.0, NOT_FITTED)
+    if fit is None:
+        not_checked.append(NotChecked("one batch with your own optimizer", own.why_not))
         return ()
-    if own.fits(NOT_FITTED):
+    if fit.fits(NOT_FITTED):
         return ()
+    still = attempts.still_loss if attempts else math.nan
     facts: dict[str, Any] = {
-        "rate": own.rate, "steps": len(own.losses), "final": own.final, "constant": own.constant,
-        "still": trials.still_loss if trials.still_loss is not None else math.nan, "gain": max(own.gain, 0.0),
-        "planned": trials.planned, "source": trials.step_source, "missing": "", "still_known": trials.still_loss is not None,
+        "rate": fit.rate, "steps": len(fit.losses), "final": fit.final, "constant": fit.constant, "still": still,
+        "gain": max(fit.gain, 0.0), "planned": own.planned,
     }  # fmt: skip
-    source = facts.pop("source")
-    if not own.moved:
-        return (UNREACHED.at(None, source=source, why=trials.why_unmoved(), **facts),)
-    is_slow = own.is_falling and not own.went_up
-    needed = own.steps_to(NOT_FITTED)
-    if is_slow and needed <= TOO_SLOW * (trials.planned or math.inf):
+    if not fit.moved:
+        return (UNREACHED.at(None, source=own.source, why=own.why_unmoved(), **facts),)
+    is_slow = fit.is_falling and not fit.went_up
+    needed = fit.steps_to(NOT_FITTED)
+    if is_slow and needed <= TOO_SLOW * (own.planned or math.inf):
         return ()
-    tried = [own.rate]
-    for factor in _upwards(own.gain) if is_slow else DOWNWARDS:
-        other = trials.fit_own(factor, NOT_FITTED)
+    tried = [fit.rate]
+    for factor in _upwards(fit.gain) if is_slow else DOWNWARDS:
+        other = own.fit(factor, NOT_FITTED)
         if other is None:
             break
         tried.append(other.rate)
@@ -233,14 +258,14 @@ def _does(trials: Trials, not_checked: list[NotChecked]) -> tuple[Finding, ...]:
             continue
         facts["better"] = other.rate
         if not is_slow:
-            return (RATE_TOO_HIGH.at(None, source=source, **facts),)
-        return (RATE_TOO_LOW.at(None, source=source, needed=needed, better_steps=len(other.losses), **facts),)
-    if trials.still_loss is None:
-        not_checked.append(NotChecked("whose fault it is that one batch is not fitted", trials.no_loss))
+            return (RATE_TOO_HIGH.at(None, source=own.source, **facts),)
+        return (RATE_TOO_LOW.at(None, source=own.source, needed=needed, better_steps=len(other.losses), **facts),)
+    if attempts is None:
+        why = "the loss is known only inside train_step, so stabcheck's own optimizer could not try"
+        not_checked.append(NotChecked("whose fault it is that your step does not fit one batch", why))
         return ()
     rates = ", ".join(f"{r:.1e}" for r in sorted(tried))
-    facts["missing"] = trials.missing_parameters()
-    return (OWN_STEP.at(None, source=source, rates=rates, **facts),)
+    return (OWN_STEP.at(None, source=own.source, rates=rates, missing=own.missing_parameters(), **facts),)
 
 
 def _upwards(gain: float) -> tuple[float, ...]:

@@ -1,15 +1,10 @@
-"""Documentation of the checks, made from their docstrings: `stabcheck list`, `stabcheck explain`, the README table.
-
-`python -m stabcheck.renderers.docs README.md` rewrites the table between the two markers.
-"""
+"""Documentation of the checks, made from their docstrings: `stabcheck list`, `stabcheck explain`, the README table."""
 
 from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stabcheck.renderers.text import STATUS_STYLES, Paper
@@ -18,7 +13,7 @@ if TYPE_CHECKING:
     from stabcheck.check import Check, Rule
 
 SECTIONS = ("What it looks at", "Why it matters", "What to do")
-BEGIN = "<!-- checks: written by `python -m stabcheck.renderers.docs README.md` -->"
+BEGIN = "<!-- checks: written by `REWRITE_GOLDEN=1 python -m pytest tests/test_catalog.py` -->"
 END = "<!-- /checks -->"
 _FIELD = re.compile(r"\{(\w*)[^{}]*\}")
 
@@ -36,19 +31,9 @@ def section(check: Check, title: str) -> str:
 
 def sentence(template: str) -> str:
     """A message or fix template as documentation: `{count:,}` reads `<count>`."""
+    if _FIELD.fullmatch(template):
+        return "(depends on what is found)"
     return _FIELD.sub(lambda found: f"<{found[1].replace('_', ' ') or 'value'}>", template)
-
-
-def matching(catalog: Sequence[Check], word: str) -> list[tuple[Check, tuple[Rule, ...]]]:
-    """The checks that an id or a code (or its beginning, at least the check's two digits) names, with the rules meant."""
-    found = []
-    for check in catalog:
-        if check.id == word.lower().replace("_", "-"):
-            return [(check, check.rules)]
-        rules = tuple(rule for rule in check.rules if len(word) >= 4 and rule.code.startswith(word.upper()))
-        if rules:
-            found.append((check, rules))
-    return found
 
 
 def render_list(catalog: Sequence[Check], *, width: int = 80, color: bool = False, ascii: bool = False) -> str:
@@ -56,8 +41,8 @@ def render_list(catalog: Sequence[Check], *, width: int = 80, color: bool = Fals
     from rich.table import Table
 
     paper = Paper(width, color, ascii)
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
-    table.add_column(no_wrap=paper.width >= 40, overflow="fold")
+    table = Table.grid()
+    table.add_column(overflow="fold", width=min(max((len(check.id) for check in catalog), default=0), 24) + 2)
     table.add_column(overflow="fold")
     for check in catalog:
         table.add_row(paper.words((check.id, "bold")), paper.words(summary(check)))
@@ -128,13 +113,3 @@ def _record(check: Check) -> dict[str, Any]:
             for rule in check.rules
         ],
     }
-
-
-def _rewrite(path: Path) -> None:
-    from stabcheck.catalog import CATALOG
-
-    path.write_text(with_table(path.read_text("utf-8"), CATALOG), "utf-8")
-
-
-if __name__ == "__main__":
-    _rewrite(Path(sys.argv[1]))

@@ -22,8 +22,11 @@ ROWS = 14
 EXTREMES = 4
 """Of these, how many of the largest and how many of the smallest are always among them."""
 
-COLUMN = 8
-"""Room for a number such as -1.23e-10."""
+FAR = 2.0
+"""A clip threshold that is so many times the largest norm is named instead of drawn: it would flatten the curve."""
+
+COLUMN = 9
+"""Room for a number such as 1.23e-10, and a gap before it."""
 
 BAR = 12
 """Columns of the bar that shows a norm on a logarithmic scale."""
@@ -70,12 +73,16 @@ def _write_gradients(paper: Paper, measured: Mapping[str, Any]) -> None:
     if clipped and any(a != b for a, b in zip(total, clipped, strict=False) if math.isfinite(a) and math.isfinite(b)):
         series.append(Series("after clipping", steps, clipped))
     threshold = number(measured.get("clip_threshold"))
-    levels = [] if threshold is None else [Level("clip threshold", threshold)]
+    levels, aside = [], ""
+    if threshold is not None and threshold <= FAR * max(filter(math.isfinite, total), default=0.0):
+        levels = [Level("clip threshold", threshold)]
+    elif threshold is not None:
+        aside = f" (far below the clip threshold {short(threshold)})"
     lines = plot(paper, series, levels=levels, height=7)
     parameters = as_records(measured.get("parameters"))
     if not lines and not parameters:
         return
-    paper.heading("Gradient norm of all parameters together, step by step" if lines else "Gradient norms")
+    paper.heading(f"Gradient norm of all parameters together, step by step{aside}" if lines else "Gradient norms")
     _write_lines(paper, lines)
     if parameters:
         paper.write()
@@ -83,6 +90,7 @@ def _write_gradients(paper: Paper, measured: Mapping[str, Any]) -> None:
 
 
 def _write_parameters(paper: Paper, parameters: Sequence[Mapping[str, Any]]) -> None:
+    from rich.cells import cell_len
     from rich.table import Table
 
     chosen = _chosen([_median(one) for one in parameters])
@@ -91,23 +99,24 @@ def _write_parameters(paper: Paper, parameters: Sequence[Mapping[str, Any]]) -> 
     columns += (
         ["clipped"] if any(number(one.get("clipped_median")) not in {None, _median(one)} for one in parameters) else []
     )
-    columns = columns if paper.width >= 60 else columns[:2]
+    columns = columns if paper.width >= 60 else columns[: 2 if paper.width >= 40 else 1]
     bars = paper.width >= 72
-    gap = 2 if bars else 1
-    room = min(paper.width, MAX_PROSE) - 2 - gap - (COLUMN + gap) * len(columns) - (BAR + 6) * bars
-    table = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column("Gradient norm of", overflow="fold")
+    room = min(paper.width, MAX_PROSE) - 2 - COLUMN * len(columns) - (BAR + 8) * bars
+    names = [paper.tail(parameters[index].get("name", "?"), max(room, 10)) for index in chosen]
+    # No padding, but columns that are wider: rich has changed what it pads.
+    table = Table(box=None, padding=0, header_style="dim")
+    table.add_column("Gradient norm of", overflow="fold", width=max(map(cell_len, [*names, "Gradient norm of"])))
     for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(column, justify="right", no_wrap=True, width=COLUMN)
     if bars:
-        table.add_column("median, log scale", no_wrap=True, style="cyan")
+        table.add_column("  median, log scale", no_wrap=True, style="cyan")
     positive = [value for one in parameters if math.isfinite(value := _median(one)) and value > 0]
-    for index in chosen:
+    for index, name in zip(chosen, names, strict=True):
         one = parameters[index]
         values = [number(one.get("clipped_median" if column == "clipped" else column)) for column in columns]
         cells = [paper.words("-" if value is None else (short(value), _style(value))) for value in values]
-        bar = [paper.words(_bar(_median(one), positive, paper.ascii))] if bars else []
-        table.add_row(paper.words(paper.tail(one.get("name", "?"), max(room, 10))), *cells, *bar)
+        bar = [paper.words("  " + _bar(_median(one), positive, paper.ascii))] if bars else []
+        table.add_row(paper.words(name), *cells, *bar)
     paper.write(table, indent=2, width=paper.width)
     if len(chosen) < len(parameters):
         shown = f"{len(chosen)} of {len(parameters)} parameters, in model order: the largest, the smallest and some between."
@@ -164,7 +173,7 @@ def _bar(value: float, positive: Sequence[float], ascii: bool) -> str:
 
 
 def _style(value: float) -> str:
-    return "" if math.isfinite(value) and value != 0 else "bold red"
+    return "" if math.isfinite(value) else "bold red"
 
 
 def _ranges(members: Sequence[int]) -> str:

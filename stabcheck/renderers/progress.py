@@ -28,7 +28,7 @@ class Display:
         self._bars: Bars | None = None
         self._all: TaskID | None = None
         self._now: TaskID | None = None
-        self._doing = ""
+        self._doing, self._done = "", 0
 
     def __enter__(self) -> Display:
         from rich.console import Console
@@ -55,7 +55,7 @@ class Display:
             redirect_stderr=False,
         )
         self._bars.start()
-        self._all = self._bars.add_task("checks", total=self._checks, detail="")
+        self._all = self._bars.add_task("checks", total=self._checks, detail=f"0 of {self._checks} done")
         return self
 
     def __exit__(
@@ -80,9 +80,12 @@ class Display:
                 bars.update(self._now, total=total, completed=event.fraction or 0.0, detail=detail)
         elif isinstance(event, CheckFinished):
             self._leave()
-            bars.advance(everything)
+            self._done += 1
+            bars.update(everything, completed=self._done, detail=f"{self._done} of {self._checks} done")
         elif isinstance(event, (Loaded, Finished)):
             self._leave()
+        # Drawn at once, or the clock might never show a check that takes milliseconds.
+        bars.refresh()
 
     def _leave(self) -> None:
         if self._bars is not None and self._now is not None:

@@ -4,13 +4,13 @@ causes before what follows from them, the pictures, and what was not checked.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from stabcheck.renderers.docs import section
 from stabcheck.renderers.findings import Cause, causes, write_cause
 from stabcheck.renderers.pictures import write_pictures
-from stabcheck.renderers.text import STATUS_STYLES, STATUS_WORDS, Paper, clip, seconds
+from stabcheck.renderers.text import STATUS_STYLES, STATUS_WORDS, Paper, clean, clip, seconds
 
 if TYPE_CHECKING:
     from stabcheck.check import Check
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 SIDE_BY_SIDE = 56
 """From this width on, the summary stands beside the check's name; below, beneath it."""
+
+STATUS = 7
+"""Columns of a status and the gap after it."""
 
 TRACEBACK_LINES = 12
 """Of the traceback of the user's own code; -v and JSON have it all."""
@@ -40,7 +43,7 @@ def render(
     """
     paper = Paper(width, color, ascii)
     rules = {rule.code: rule for check in catalog for rule in check.rules}
-    whys = {check.id: why(check.doc) for check in catalog}
+    whys = {check.id: why(check) for check in catalog}
     found = causes(report)
     verdict = paper.words((verdict_of(report, found), STATUS_STYLES[report.status]))
 
@@ -62,8 +65,6 @@ def render(
 
 def verdict_line(report: Report, *, ascii: bool = False) -> str:
     """The verdict alone, on one line."""
-    from stabcheck.renderers.text import clean
-
     return clean(verdict_of(report, causes(report)), ascii=ascii)
 
 
@@ -90,10 +91,9 @@ def verdict_of(report: Report, found: Sequence[Cause]) -> str:
     return f"Look before you start: nothing failed, {_count(counts['warn'], 'check')} warned — {named}"
 
 
-def why(doc: str) -> str:
-    """The first paragraph of `## Why it matters`, without Markdown's backticks and line breaks; "" if there is none."""
-    found = re.search(r"^## Why it matters\s*\n(.*?)(?=^\s*$|^## |\Z)", doc, re.MULTILINE | re.DOTALL)
-    return " ".join(found[1].replace("`", "").split()) if found else ""
+def why(check: Check) -> str:
+    """The first paragraph of "Why it matters", without Markdown's backticks and line breaks."""
+    return " ".join(section(check, "Why it matters").partition("\n\n")[0].replace("`", "").split())
 
 
 def _write_header(paper: Paper, report: Report) -> None:
@@ -113,16 +113,16 @@ def _write_table(paper: Paper, report: Report) -> None:
 
     if not report.checks:
         return
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
-    table.add_column(no_wrap=True, width=5)
+    # No padding, but columns that are wider: rich has changed what it pads.
+    table = Table.grid()
+    table.add_column(no_wrap=True, width=STATUS)
     times = ["" if check.status == "skip" else seconds(check.duration_s) for check in report.checks]
-    longest = min(max(len(check.id) for check in report.checks), 24)
     if paper.width < SIDE_BY_SIDE:
         table.add_column(overflow="fold")
     else:
-        table.add_column(overflow="fold", width=longest)
+        table.add_column(overflow="fold", width=min(max(len(check.id) for check in report.checks), 24) + 2)
         table.add_column(overflow="fold", ratio=1)
-        table.add_column(no_wrap=True, width=max(map(len, times)), justify="right", style="dim")
+        table.add_column(no_wrap=True, width=max(map(len, times)) + 2, justify="right", style="dim")
     for check, took in zip(report.checks, times, strict=True):
         status = paper.words((STATUS_WORDS[check.status], STATUS_STYLES[check.status]))
         name = paper.words((check.id, "bold" if check.status in {"fail", "warn", "error"} else ""))
@@ -154,13 +154,11 @@ def _write_error(paper: Paper, error: CheckError, ids: Sequence[str], *, verbose
     paper.write(paper.words((f"ERROR  {', '.join(ids)} could not run", STATUS_STYLES["error"])))
     paper.hang("What", paper.words(f"{error.stage}: {error.message}"), style="dim")
     if error.blame == "target":
-        paper.hang("Who", paper.words("This came out of the set-up under test, not out of stabcheck."), style="dim")
-        _write_trace(paper, error.traceback, whole=verbose)
+        blame = "This came out of the set-up under test, not out of stabcheck."
     else:
-        advice = "This is a fault of stabcheck, not of your set-up. Please report it with the output of -v."
-        paper.hang("Who", paper.words(advice), style="dim")
-        if verbose:
-            _write_trace(paper, error.traceback, whole=True)
+        blame = "This is a fault of stabcheck, not of your set-up. Please report it with the output of -v."
+    paper.hang("Who", paper.words(blame), style="dim")
+    _write_trace(paper, error.traceback, whole=verbose)
 
 
 def _write_trace(paper: Paper, trace: str, *, whole: bool) -> None:

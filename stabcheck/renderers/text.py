@@ -220,8 +220,8 @@ class Paper:
         """A paragraph beside a short label, for which `room` cells are kept."""
         from rich.table import Table
 
-        grid = Table.grid(padding=(0, 1, 0, 0))
-        grid.add_column(width=room, no_wrap=True)
+        grid = Table.grid()
+        grid.add_column(width=room + 1, no_wrap=True)
         grid.add_column(overflow="fold")
         grid.add_row(self.words((label, style)), item)
         self.write(grid, indent=indent)

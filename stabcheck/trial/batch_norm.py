@@ -16,6 +16,7 @@ from torch import nn
 
 from stabcheck.stats import mean, median
 from stabcheck.trial import batches
+from stabcheck.trial.forward_watch import uncompiled
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
 
@@ -43,7 +44,7 @@ class BatchNormReport:
     values: int
     """Fewest values that any layer averages for a channel in one batch."""
     at_start: float
-    """With batch statistics, before training."""
+    """With batch statistics, after the first training step."""
     trained: float
     """With batch statistics, after the steps."""
     averaged: float
@@ -92,7 +93,7 @@ class BatchNormTest:
             trained = self._losses(batch_statistics=True)
             self._average_over(many)
             averaged = self._losses()
-            if any(m is not None and m >= ERRATIC for m in own.values()):
+            if any(is_erratic(bn) for bn in self._layers.values()):
                 erratic = self._after_each(batches.cut(b, last) if last else b for b in many[:LAST_BATCHES])
             if max(left.values()) > NEGLIGIBLE:
                 self._average_over(many)
@@ -174,7 +175,7 @@ class BatchNormTest:
         for module in modes:
             module.training = False
         try:
-            with kept_rng():
+            with kept_rng(), uncompiled():
                 yield
         finally:
             for module, mode in modes.items():
@@ -183,6 +184,11 @@ class BatchNormTest:
                 bn.momentum = momentum
                 for key, value in statistics.items():
                     getattr(bn, key).copy_(value)
+
+
+def is_erratic(layer: Any) -> bool:
+    """Whether the momentum of a BatchNorm is ERRATIC or more."""
+    return layer.momentum is not None and bool(layer.momentum >= ERRATIC)
 
 
 def _left(momentum: float | None, forwards: int | None) -> float:

@@ -63,6 +63,8 @@ class Bench:
         started = time.monotonic()
         setup = self.entry.build()
         self._reject_reuse(setup.model)
+        # The user's code may have cleared the directory for temporary files, this one included.
+        self.scratch.mkdir(parents=True, exist_ok=True)
         session = Session(setup, self.device)
         self.load_seconds = max(self.load_seconds, time.monotonic() - started)
         return session

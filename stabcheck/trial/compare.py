@@ -134,11 +134,7 @@ def _same_tensors(one: torch.Tensor, two: torch.Tensor) -> bool:
 
 def _shown(leaf: Leaf | None) -> Any:
     value = _plain(leaf)
-    return (
-        float(value.double().norm())
-        if isinstance(value, torch.Tensor) and not value.is_complex()
-        else (None if isinstance(value, torch.Tensor) else value)
-    )
+    return float(value.double().norm()) if isinstance(value, torch.Tensor) else value
 
 
 def _is_rounded(leaf: Leaf, other: Leaf | None) -> bool:

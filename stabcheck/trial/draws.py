@@ -12,6 +12,7 @@ import numpy as np
 from stabcheck.trial.fields import Leaf, leaves
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.samples import Part, Source, parts, stored
+from stabcheck.userland import UserCodeError, userland
 
 Array = np.ndarray[Any, Any]
 
@@ -23,8 +24,8 @@ ALIKE = 0.9
 """Two draws of one index are draws of one sample where their distance is below this part of that between two indices.
 Redrawn Gaussian samples give 1.0 within 3 % at this count, crops and flips of digits 0.5 to 0.8."""
 
-RECOGNISED = 0.6
-"""Share of the draws that must be nearest to their own stored row; one in twelve is by chance."""
+RECOGNISED = 0.25
+"""Share of the draws that must be nearest to their own stored row: one in 48 is by chance, half are after a random flip."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def underlying(source: Source, found: Probe) -> Source | None:
     """The samples as the datasets behind the loader keep them, before augmentation; None if they cannot be told.
 
     What an object keeps is taken for its samples only where it is a file name, or where the draws are recognised in it:
-    a dataset that keeps long series and draws windows from them keeps no samples.
+    a dataset that keeps long series and draws windows from them keeps no samples. A sample is {"kept": leaf}.
     """
     below = parts(source)
     if not below or sum(len(part.indices) for part in below) != len(source.indices):
@@ -111,43 +112,54 @@ def underlying(source: Source, found: Probe) -> Source | None:
     held = [stored(part.dataset) for part in below]
     for name in sorted(set.intersection(*(set(h) for h in held))):
         rows = _Kept([Part(h[name], part.indices) for h, part in zip(held, below, strict=True)])
-        candidate = Source(source.key, source.loader, "items", rows, np.arange(len(rows)), source)
-        if _recognised(found, [candidate.read(position) for position in found.at]):
-            return candidate
+        try:
+            with userland(name):
+                kept = [leaves(rows.row(position)) for position in found.at]
+        except UserCodeError:
+            continue  # it is not indexed by sample
+        path = _recognised(found, kept) if kept else None
+        if path is not None:
+            rows.path = path
+            return Source(source.key, source.loader, "items", rows, np.arange(len(rows)), source)
     return None
 
 
 class _Kept:
-    """Stored rows in the order in which the loader's indices name them."""
+    """One leaf of stored rows, in the order in which the loader's indices name them."""
 
     def __init__(self, below: Sequence[Part]) -> None:
         self.below = below
         self.ends = np.cumsum([len(part.indices) for part in below])
+        self.path = ""
 
     def __len__(self) -> int:
         return int(self.ends[-1])
 
-    def __getitem__(self, position: int) -> Any:
+    def row(self, position: int) -> Any:
         k = int(np.searchsorted(self.ends, position, side="right"))
         part = self.below[k]
         return part.dataset[int(part.indices[position - (self.ends[k - 1] if k else 0)])]
 
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        return {"kept": leaves(self.row(position)).get(self.path, "")}
 
-def _recognised(found: Probe, rows: Sequence[Any]) -> bool:
-    kept, draws = [leaves(row) for row in rows], [leaves(sample) for sample in found.samples]
+
+def _recognised(found: Probe, kept: Sequence[dict[str, Leaf]]) -> str | None:
+    """The path of the leaf of the stored rows in which the draws are recognised, or which is a file name."""
+    draws = [leaves(sample) for sample in found.samples]
     for name, leaf in kept[0].items():
         if isinstance(leaf, str):
             if ("/" in leaf or "." in leaf) and not any(c.isspace() for c in leaf):
-                return True
+                return name
             continue
-        for path in found.unstable:
-            drawn = draws[0].get(path)
-            if isinstance(drawn, np.ndarray) and drawn.size == leaf.size > 1:
-                mine = _matrix([row.get(name) for row in kept])
-                for order in _orders(leaf):
-                    if mine is not None and _nearest_is_own(_matrix([d.get(path) for d in draws]), mine[:, order]):
-                        return True
-    return False
+        mine = _matrix([row.get(name) for row in kept])
+        for path, drawn in draws[0].items():
+            if mine is None or not isinstance(drawn, np.ndarray) or not drawn.size == leaf.size > 1:
+                continue
+            theirs = _matrix([row.get(path) for row in draws])
+            if any(_nearest_is_own(theirs, mine[:, order]) for order in _orders(leaf)):
+                return name
+    return None
 
 
 def _orders(leaf: Array) -> list[Array]:

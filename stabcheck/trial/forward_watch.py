@@ -7,15 +7,14 @@ Modules called by `.forward()` and scripted code are not seen.
 from __future__ import annotations
 
 import contextlib
-import linecache
-import re
 import sys
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -25,27 +24,12 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.overrides import TorchFunctionMode
 
 from stabcheck.trial import batches
+from stabcheck.trial.dropping import DRAWS, DROPPERS, Author, Place, author_of, is_dropping, strength_of, users_line
 from stabcheck.trial.mode_switches import Switch, hidden_path, switch
-from stabcheck.userland import is_users
+from stabcheck.userland import passed_on
 
-Place = tuple[str, int]
 Print = tuple[float, ...]
 """Numbers that tell tensors apart."""
-
-_DROPOUT = (("p", 1, 0.5), (("training", "train"), 2, True))
-_DROPPERS: dict[str, tuple[tuple[str, int, float], tuple[tuple[str, ...], int, bool]]] = {
-    **dict.fromkeys(("dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout"), _DROPOUT),
-    **dict.fromkeys(("dropout_", "alpha_dropout_", "feature_dropout_", "feature_alpha_dropout_"), _DROPOUT),
-    **dict.fromkeys(("dropout1d", "dropout2d", "dropout3d"), _DROPOUT),
-    "scaled_dot_product_attention": (("dropout_p", 4, 0.0), ((), 99, True)),
-    "multi_head_attention_forward": (("dropout_p", 10, 0.0), (("training",), 11, True)),
-    "rrelu": (("upper", 2, 1 / 3), (("training",), 3, False)),
-}
-"""Functions that drop at random: the argument with the probability, and the flag that turns dropping on, each as
-(name, position, default)."""
-
-_DRAWS = {"bernoulli", "bernoulli_", "rand", "rand_like", "uniform_"}
-_SAYS_DROP = re.compile(r"drop|stochastic_?depth|keep_?prob", re.IGNORECASE)
 
 
 class TimeUpError(BaseException):
@@ -68,6 +52,13 @@ class Visit:
     evaluating: int = 0
     under_eval: int = 0
     """Forwards in training mode while `root` was in eval mode."""
+    drops: bool = False
+    """A function dropped activations in it while it was in training mode."""
+
+    @property
+    def effect(self) -> Switch | None:
+        """What its training mode does: as `switch`, with what was seen in place of "custom"."""
+        return "dropout" if self.drops else self.switch
 
 
 @dataclass
@@ -84,20 +75,16 @@ class RootCall:
 
 @dataclass
 class Activity:
-    """A function that acts as in training although the module around it is in eval mode."""
+    """A function that drops activations although the module around it is in eval mode."""
 
     name: str
     strength: float | None
     path: str | None
     """Module that was running; None outside of all modules."""
     kind: str | None
-    place: Place | None
-    users: bool
-    """Whether `place` is in the user's own file."""
+    author: Author | None
     by_hand: bool
     """A random mask in code that speaks of dropout, rather than one of torch's dropout functions."""
-    function: str
-    """Name of the Python function that `place` is in."""
     count: int = 1
 
 
@@ -144,10 +131,10 @@ class ForwardWatch(contextlib.AbstractContextManager["ForwardWatch"]):
             register_optimizer_step_post_hook(lambda optimizer, args, kwargs: self.stepped.append(optimizer)),
         ):
             self._exit.callback(handle.remove)
+        self._exit.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", "Using `torch.compile", UserWarning)  # it would warn of our own hooks
         self._exit.enter_context(self._logged_train())
-        if "torch._dynamo" in sys.modules:
-            # Compiled code hides its modules; the original code computes the same.
-            self._exit.enter_context(torch.compiler.set_stance("force_eager"))
+        self._exit.enter_context(uncompiled())
         if self.functions:
             self._exit.enter_context(_Functions(self))
         return self
@@ -226,10 +213,10 @@ class ForwardWatch(contextlib.AbstractContextManager["ForwardWatch"]):
 
         def train(module: nn.Module, mode: bool = True) -> nn.Module:
             if not self._within_train:
-                self.mode_calls.append(ModeCall(module, mode, _place(sys._getframe(1))[0], bool(self._stack)))
+                self.mode_calls.append(ModeCall(module, mode, users_line(sys._getframe(1)), bool(self._stack)))
             self._within_train += 1
             try:
-                original(module, mode)
+                passed_on(original, module, mode)
                 return module
             finally:
                 self._within_train -= 1
@@ -243,38 +230,34 @@ class ForwardWatch(contextlib.AbstractContextManager["ForwardWatch"]):
     # --- functions
 
     def _function(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        around = self._stack[-1] if self._stack else None
-        if around is not None and around.training:
+        visit = self.visits.get(id(self._stack[-1])) if self._stack else None
+        by_hand = name in DRAWS
+        if (by_hand and visit is None) or not is_dropping(
+            name, args, kwargs, (visit.kind, visit.path) if visit else ("", "")
+        ):
             return
-        if name in _DROPPERS:
-            strength = _strength(name, args, kwargs)
-            if strength is not None:
-                self._note_activity(name, strength, around, by_hand=False)
-        elif name in _DRAWS and around is not None:
-            self._note_activity(name, None, around, by_hand=True)
-
-    def _note_activity(self, name: str, strength: float | None, around: nn.Module | None, *, by_hand: bool) -> None:
-        place, users, function = _place(sys._getframe(3))
+        if visit is not None and visit.module.training:
+            visit.drops = True
+            return
+        author = author_of(sys._getframe(1))
+        place = author.place if author else None
         known = self.activities.get((name, place))
         if known is not None:
             known.count += 1
             return
-        visit = self.visits.get(id(around))
-        line = linecache.getline(*place) if place else ""
-        if by_hand:
-            said = (type(around).__name__, (visit.path if visit else "").rpartition(".")[2], function, line)
-            if not any(_SAYS_DROP.search(text) for text in said):
-                return
         self.activities[name, place] = Activity(
-            name,
-            strength,
-            visit.path if visit else None,
-            visit.kind if visit else None,
-            place,
-            users,
-            by_hand,
-            function,
+            name=name,
+            strength=None if by_hand else strength_of(name, args, kwargs),
+            path=visit.path if visit else None,
+            kind=visit.kind if visit else None,
+            author=author,
+            by_hand=by_hand,
         )
+
+
+def uncompiled() -> contextlib.AbstractContextManager[Any]:
+    """Run the original code of compiled modules inside: it computes the same, and shows its modules and functions."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else contextlib.nullcontext()
 
 
 class _Token:
@@ -294,35 +277,10 @@ class _Functions(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if (name in _DROPPERS or name in _DRAWS) and threading.get_ident() == self._watch._thread:
+        if (name in DROPPERS or name in DRAWS) and threading.get_ident() == self._watch._thread:
             self._watch._function(name, args, kwargs)
         self._watch.touched = self._watch.touched or any(isinstance(a, nn.Parameter) for a in args)
-        return func(*args, **kwargs)
-
-
-def _strength(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float | None:
-    """The probability with which this call drops; None if it drops nothing."""
-    (key, position, default), (flags, flag_position, flag_default) = _DROPPERS[name]
-    flag = next((kwargs[f] for f in flags if f in kwargs), None)
-    if flag is None:
-        flag = args[flag_position] if len(args) > flag_position else flag_default
-    strength = kwargs.get(key, args[position] if len(args) > position else default)
-    return float(strength) if flag and strength else None
-
-
-def _place(frame: FrameType | None) -> tuple[Place | None, bool, str]:
-    """(file and line, whether that is the user's, function name) of the innermost frame of the user's own, or else outside
-    torch and stabcheck."""
-    nearest: tuple[Place, str] | None = None
-    while frame is not None:
-        file, code = frame.f_code.co_filename, frame.f_code
-        if is_users(file) and not file.startswith("<"):
-            return (file, frame.f_lineno), True, code.co_name
-        module = frame.f_globals.get("__name__", "")
-        if nearest is None and not module.startswith(("torch.", "stabcheck.")):
-            nearest = ((file, frame.f_lineno), code.co_name)
-        frame = frame.f_back
-    return (nearest[0], False, nearest[1]) if nearest else (None, False, "")
+        return passed_on(func, *args, **kwargs)
 
 
 def fingerprint(found: list[torch.Tensor]) -> Print:
@@ -332,6 +290,8 @@ def fingerprint(found: list[torch.Tensor]) -> Print:
         for tensor in found[:8]:
             if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta or not tensor.numel():
                 continue
+            if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+                continue  # within vmap or grad there is no value to read
             values = (tensor.abs() if tensor.is_complex() else tensor).detach().reshape(-1).float()
             picks = torch.arange(min(64, len(values)), device=values.device) * len(values) // min(64, len(values))
             seen += [float(values.norm()) / len(values) ** 0.5, *values[picks].tolist()]

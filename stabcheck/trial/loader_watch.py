@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from stabcheck.setup import TrainingSetup
 from stabcheck.trial import batches
+from stabcheck.userland import passed_on
 
 
 @dataclass
@@ -43,7 +44,7 @@ class LoaderWatch(contextlib.AbstractContextManager["LoaderWatch"]):
         original = owner.__iter__
 
         def watched(loader: Any) -> Any:
-            return _Counted(original(loader), self.samples, self._name(loader))
+            return _Counted(passed_on(original, loader), self.samples, self._name(loader))
 
         owner.__iter__ = watched
         self._exit.callback(setattr, owner, "__iter__", original)

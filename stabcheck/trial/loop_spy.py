@@ -16,6 +16,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from stabcheck.trial.norms import norms
+from stabcheck.userland import passed_on
 
 
 class LoopSpy:
@@ -61,7 +62,7 @@ class LoopSpy:
             self.root = root.detach()
             if self.on_backward is not None:
                 self.on_backward(root)
-        result = original(*args, **kwargs)
+        result = passed_on(original, *args, **kwargs)
         self.raw.update(self._gradients(self.model.named_parameters()))
         return result
 
@@ -79,10 +80,10 @@ class LoopSpy:
     def _clip(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         threshold = args[1] if len(args) > 1 else kwargs.get("max_norm")
         self.clip_threshold = float(threshold) if threshold is not None else None
-        return original(*args, **kwargs)
+        return passed_on(original, *args, **kwargs)
 
     def _scale(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        result = original(*args, **kwargs)
+        result = passed_on(original, *args, **kwargs)
         scale = getattr(args[0], "_scale", None)
         self.scale = scale.detach().clone() if isinstance(scale, torch.Tensor) else 1.0
         return result

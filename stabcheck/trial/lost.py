@@ -12,9 +12,6 @@ from stabcheck.trial.resume import Resumed
 from stabcheck.trial.state import Kind
 from stabcheck.trial.uninterrupted import Cut, Run
 
-_KEPT_IN_PLACE: tuple[Kind, ...] = ("number", "tensor")
-"""What save() may change without harm by itself: the time of the last checkpoint, a counter of files."""
-
 
 @dataclass(frozen=True)
 class Lost:
@@ -46,20 +43,31 @@ def lost(run: Run, cut: Cut, result: Resumed) -> list[Lost]:
     # The counter of batches is used only where averages are cumulative, and then training differs.
     buffers = [d for d in changed if d.kind == "buffer" and not d.path.endswith("num_batches_tracked")]
     found = [_lost("model", items) for items in (weights, buffers) if items]
+    detached = {d.part for d in changed if d.kind == "held"}
     for items in (*_by_part(changed, "held"), *_by_part(changed, "moment"), *_by_part(changed, "schedule")):
-        found.append(_lost(items[0].part, items))
+        if (
+            items[0].kind != "moment" or items[0].part not in detached
+        ):  # its entries are named by the parameters it holds
+            found.append(_lost(items[0].part, items))
     if run.own_checkpoint:
         found += [_lost(items[0].part, items) for items in _models_beside(run, cut, result, changed)]
     return found
 
 
-def altered(run: Run, cut: Cut) -> list[Difference]:
-    """What save() did to the run that it saved. Modes count if the steps that followed did not put them right."""
-    return [
+def altered(run: Run, cut: Cut) -> str | None:
+    """What save() did to the run that it saved, as the end of a sentence. Modes count if the steps that followed did not
+    put them right."""
+    changed = [
         d
         for d in differences(cut.before, cut.saved, run.start)
-        if d.kind not in _KEPT_IN_PLACE and (d.kind != "mode" or not same(cut.before.get(d.path), cut.end.get(d.path)))
+        if d.kind not in {"number", "tensor"}  # the time of the last checkpoint, a counter of files
+        and (d.kind != "mode" or not same(cut.before.get(d.path), cut.end.get(d.path)))
     ]
+    if not changed:
+        return None
+    first, more = changed[0], f", and {len(changed) - 1} more" if len(changed) > 1 else ""
+    now = "rounded" if first.rounded else f"{value(first.actual)} instead of {value(first.expected)}"
+    return f"afterwards {first.path} is {now}{more}"
 
 
 def _by_part(changed: Sequence[Difference], kind: Kind) -> list[list[Difference]]:
@@ -71,9 +79,10 @@ def _by_part(changed: Sequence[Difference], kind: Kind) -> list[list[Difference]
     return list(groups.values())
 
 
-def value(item: Any) -> str:
-    """A number or norm for a sentence."""
-    return f"{item:.4g}" if isinstance(item, float) else repr(item)
+def value(item: Any, kind: Kind = "number") -> str:
+    """A number, or the norm of a tensor, for a sentence."""
+    text = f"{item:.4g}" if isinstance(item, float) else repr(item)
+    return f"a tensor of norm {text}" if kind in {"tensor", "buffer"} else text
 
 
 def _models_beside(run: Run, cut: Cut, result: Resumed, changed: Sequence[Difference]) -> list[list[Difference]]:
@@ -95,7 +104,7 @@ def _lost(part: str, items: Sequence[Difference]) -> Lost:
     count = len({d.path.rpartition("]")[0] for d in items}) if kind == "moment" else len(items)
     return Lost(
         kind=kind,
-        part=part,
+        part=items[0].path if kind == "tensor" and len(items) == 1 else part,
         location=_common([d.path for d in items]) if part == "model" else None,
         names=", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else ""),
         count=count,

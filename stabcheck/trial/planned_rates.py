@@ -6,10 +6,14 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from stabcheck.check import NotChecked
-from stabcheck.trial.cadence import Observed, Plan, Reading
-from stabcheck.trial.pace import TOLERANCE, Fault
-from stabcheck.trial.rate_shape import Rates, distinct, natural_end, rounded, thin
+from stabcheck.trial.cadence import Observed
+from stabcheck.trial.pace import Fault
+from stabcheck.trial.rate_shape import Rates, distinct, rounded, thin
+from stabcheck.trial.run_plan import Plan, Reading
 from stabcheck.trial.schedule import Curve
 from stabcheck.trial.scheduler_sizes import describe
 from stabcheck.trial.session import Session
@@ -34,6 +38,8 @@ class PlannedRun:
     by_hand: bool = False
     """The rates come from real training steps: something else than the set-up's scheduler changes them."""
     waits_for_metric: bool = False
+    ends_with_run: bool = False
+    """The schedule is over, by its own measure, where the run is."""
 
     @property
     def used(self) -> Rates:
@@ -47,10 +53,11 @@ class PlannedRun:
         return "epoch" if self.reading.unit == "epoch" and not self.reading.steps_per_call else "step"
 
     @property
-    def steps(self) -> list[int]:
+    def steps(self) -> npt.NDArray[np.int64]:
         """The optimizer step (or epoch) at which each row of `used` comes into force."""
-        stretch = self.reading.steps_per_call or 1.0
-        return [round(row * self.curve.stride * stretch) for row in range(len(self.used))]
+        stretch = self.curve.stride * (self.reading.steps_per_call or 1.0)
+        steps: npt.NDArray[np.int64] = np.rint(np.arange(len(self.used)) * stretch).astype(np.int64)
+        return steps
 
     @property
     def name(self) -> str:
@@ -72,12 +79,6 @@ class PlannedRun:
         return (
             f"scheduler_interval={declared!r} calls it {self.cadence}" if declared else f"it is called {self.cadence}"
         )
-
-    @property
-    def ends_with_run(self) -> bool:
-        """Whether the schedule is over, by its own measure, where the run is."""
-        end, calls = natural_end(self.curve.rates[:, 0]), self.reading.calls
-        return end is not None and calls is not None and abs(end.at - calls) <= TOLERANCE * calls
 
     def when(self, call: int) -> str:
         """The place of a call in the run."""
@@ -109,7 +110,15 @@ class PlannedRun:
         many = rates.shape[1] > MOST_GROUPS
         groups = distinct(rates, MOST_GROUPS) if many else list(range(rates.shape[1]))
         peaks = rates.max(axis=0)
-        early = [row for row, step in enumerate(steps) if step < TRIAL_STEPS or row == 0]
+        shown = [(int(steps[row]), row) for row in rows]
+        if 2 * len(rows) <= 200 and (self.reading.steps_per_call or 1.0) >= 2:
+            # A rate that holds for an epoch is a stair, not a slope.
+            ends = [
+                *(int(steps[row]) - 1 for row in rows[1:]),
+                self.plan.steps - 1 if self.plan.steps else int(steps[-1]),
+            ]
+            shown = [pair for pair, end in zip(shown, ends, strict=True) for pair in (pair, (end, pair[1]))]
+        early = rates[: max(1, int(np.searchsorted(steps, TRIAL_STEPS)))]
         top = float(peaks.max())
         return {
             "scheduler": self.name if self.session.setup.scheduler is not None else None,
@@ -118,13 +127,13 @@ class PlannedRun:
             "calls": self.reading.calls,
             "cadence": self.cadence,
             "steps_per_epoch": self.plan.steps_per_epoch,
-            "steps": [steps[row] for row in rows],
+            "steps": [step for step, _ in shown],
             "groups": groups,
-            "rates": [rounded(rates[rows, group]) for group in groups],
+            "rates": [rounded(rates[[row for _, row in shown], group]) for group in groups],
             "peak": top,
             "peaks": rounded(peaks),
-            "peak_steps": [steps[int(row)] for row in rates.argmax(axis=0)],
+            "peak_steps": steps[rates.argmax(axis=0)].tolist(),
             "first": rounded(rates[0]),
             "final": rounded(rates[-1]),
-            "trial_rate_share": float(rates[early].max()) / top if top > 0 else None,
+            "trial_rate_share": float(early.max()) / top if top > 0 else None,
         }

@@ -7,21 +7,10 @@ import torch
 
 from stabcheck.check import NotChecked, Skip
 from stabcheck.trial.bench import Bench
-from stabcheck.trial.cadence import (
-    CallForm,
-    Observed,
-    Plan,
-    Reading,
-    call_form,
-    follow,
-    observe,
-    plan_of,
-    plans_of,
-    readings,
-    same_groups,
-)
-from stabcheck.trial.pace import Fault, judge, judge_rates
+from stabcheck.trial.cadence import CallForm, Observed, call_form, follow, observe, same_groups
+from stabcheck.trial.pace import Fault, ends_at, judge, judge_rates
 from stabcheck.trial.planned_rates import PlannedRun
+from stabcheck.trial.run_plan import Plan, Reading, plan_of, plans_of, readings
 from stabcheck.trial.schedule import Curve, Schedule
 from stabcheck.trial.session import Session
 
@@ -29,8 +18,7 @@ SECONDS = 8.0
 """For stepping the scheduler: 3 to 6 million calls with one parameter group. What does not fit is sampled or cut, and said."""
 SHARE = 0.2
 """Of the remaining budget at most."""
-STRETCH = {"epoch": 100}
-STRETCH_STEPS = 1000
+STRETCH_EPOCHS, STRETCH_STEPS = 100, 1000
 """Calls that are shown when the length of the run is not known."""
 LOOKED_ON = 40
 """train_steps that are watched for a call of the scheduler."""
@@ -120,39 +108,37 @@ def _judged(
 ) -> PlannedRun:
     """The run in the reading that makes sense, if the set-up allows more than one."""
     faults = [_judge(schedule, plan, way) for plan, way in ways]
-    best = next((i for i, fault in enumerate(faults) if fault is None), 0)
+    best = min(range(len(ways)), key=lambda i: (faults[i] is not None, not _ends_with_run(schedule, ways[i][1])))
     (plan, way), fault = ways[best], faults[best]
     if fault is not None and len(ways) > 1 and any(other is not None and other.kind == "pace" for other in faults):
         fault = None
-    curve = schedule.curve(way.calls if way.calls is not None else STRETCH.get(way.unit, STRETCH_STEPS))
-    run = PlannedRun(
-        session,
-        plan,
-        way,
-        curve,
-        observed,
-        fault,
-        _notes(curve, way, schedule.form),
-        waits_for_metric=schedule.form.metric,
-    )
+    stretch = STRETCH_EPOCHS if way.unit == "epoch" else STRETCH_STEPS
+    curve = schedule.curve(way.calls if way.calls is not None else stretch)
+    run = PlannedRun(session, plan, way, curve, observed, fault, _notes(curve, way, schedule.form))
+    run.waits_for_metric = schedule.form.metric
+    run.ends_with_run = _ends_with_run(schedule, way)
     interval, seen = session.setup.scheduler_interval, observed is not None and observed.calls > 0
     if interval is None and not seen:
-        why = f"scheduler_interval is not given: once per {way.unit} is assumed, and nothing is concluded from it; add 'scheduler_interval'"
+        why = f"scheduler_interval is not given; once per {way.unit} is assumed, nothing concluded: add 'scheduler_interval'"
         run.notes.append(NotChecked("how often the scheduler is stepped", why))
-    if (
-        interval == "step"
-        and observed is not None
-        and not seen
-        and not schedule.form.metric
-        and np.ptp(run.used, axis=0).any()
-    ):
-        if observed.train_steps >= max(LOOKED_ON, 2 * session.setup.accumulate_steps):
-            run.fault = Fault("never-stepped", {"train_steps": observed.train_steps})
-        else:
-            why = f"only {observed.train_steps} calls of it fit the time, and none stepped the scheduler"
-            run.notes.append(NotChecked("whether train_step steps the scheduler", why))
+    elif interval == "step" and observed is not None and not seen and not schedule.form.metric:
+        _note_never_stepped(run, observed)
     run.fault = run.fault or _reset_at_first_step(schedule)
     return run
+
+
+def _ends_with_run(schedule: Schedule, way: Reading) -> bool:
+    return way.calls is not None and ends_at(schedule, way.calls)
+
+
+def _note_never_stepped(run: PlannedRun, observed: Observed) -> None:
+    if not np.ptp(run.used, axis=0).any():
+        return  # it would change nothing
+    if observed.train_steps >= max(LOOKED_ON, 2 * run.session.setup.accumulate_steps):
+        run.fault = Fault("never-stepped", {"train_steps": observed.train_steps})
+    else:
+        why = f"only {observed.train_steps} calls of it fit the time, and none stepped the scheduler"
+        run.notes.append(NotChecked("whether train_step steps the scheduler", why))
 
 
 def _judge(schedule: Schedule, plan: Plan, way: Reading) -> Fault | None:
@@ -171,7 +157,7 @@ def _other_hand(schedule: Schedule, observed: Observed) -> Fault | None:
     """Whether the rates that were seen are not those of the scheduler alone."""
     planned = schedule.curve(observed.calls).rates
     seen = [(calls, rates) for calls, rates in observed.trace if calls < len(planned)]
-    if all(np.allclose(planned[calls], rates, rtol=1e-5, atol=1e-12) for calls, rates in seen):
+    if all(np.allclose(planned[calls], rates, rtol=1e-10, atol=0) for calls, rates in seen):
         return None
     moves = bool(np.ptp(planned, axis=0).max() > 0)
     if observed.calls and moves and not observed.rates_changed:
@@ -218,7 +204,7 @@ def _notes(curve: Curve, way: Reading, form: CallForm) -> list[NotChecked]:
     elif curve.stride > 1:
         notes.append(
             NotChecked(
-                "every single rate", f"{curve.asked} calls do not fit the time: every {curve.stride}th was looked at"
+                "every single rate", f"{curve.asked} calls do not fit the time: one in {curve.stride} was looked at"
             )
         )
     return notes

@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from stabcheck.trial.batches import tensors
 from stabcheck.trial.norms import norm
+from stabcheck.userland import passed_on
 
 _CHANNELS_FIRST = ("Conv", "BatchNorm", "InstanceNorm", "GroupNorm")
 
@@ -155,7 +156,7 @@ class RectifierProbe(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call through, and read the output if the function rectifies."""
-        out = func(*args, **(kwargs or {}))
+        out = passed_on(func, *args, **(kwargs or {}))
         kind = _rectifies(func, args, kwargs or {})
         if kind and torch.is_grad_enabled() and isinstance(out, torch.Tensor) and out.requires_grad and out.dim() > 1:
             module = self._running[-1] if self._running else ""

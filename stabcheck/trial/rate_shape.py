@@ -150,7 +150,8 @@ def natural_end(rates: Rates) -> End | None:
 
 
 def _gradual(fall: Rates) -> bool:
-    steps = -np.diff(fall)
+    # A long stay at the peak before the decay, as in warm-up-stable-decay, is no part of it.
+    steps = -np.diff(fall[np.flatnonzero(fall >= (1 - TURN) * fall.max())[-1] :])
     return (
         len(steps) > 1
         and float(steps.max()) < 0.5 * float(steps.sum())

@@ -15,9 +15,8 @@ import torch
 from torch import nn
 
 from stabcheck.check import Skip
-from stabcheck.loading import source_of
-from stabcheck.recording import Clipping, OptimizerFacts, Parameter, Recording, Signal, Step
-from stabcheck.trial import batches, norms, yardsticks
+from stabcheck.recording import Clipping, Recording
+from stabcheck.trial import batches, norms, records, yardsticks
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.disturbance import matters
 from stabcheck.trial.loop_spy import LoopSpy
@@ -25,7 +24,7 @@ from stabcheck.trial.probes import RectifierProbe, SignalProbe, SignalReading
 from stabcheck.trial.rectifiers import RectifierLog
 from stabcheck.trial.recurrence import recurrences
 from stabcheck.trial.session import Session
-from stabcheck.userland import UserCodeError, is_users
+from stabcheck.userland import UserCodeError
 
 SAMPLES_FOR_YARDSTICKS = 256
 """Fewer rows let a constant prediction fit their label counts by luck."""
@@ -44,7 +43,15 @@ def record_trial(bench: Bench, *, steps: int) -> Recording:
     session = bench.session()
     if not session.can_step:
         raise Skip("no optimizer given: add 'optimizer' or 'train_step' to the set-up")
-    return _Trial(bench, session, steps).run()
+    return _Trial(bench, session, min(steps, _end_of_schedule(session, steps))).run()
+
+
+def _end_of_schedule(session: Session, steps: int) -> int:
+    """Calls of the training step before OneCycleLR raises because it is at its end; `steps` for all others."""
+    end = getattr(session.setup.scheduler, "total_steps", None)
+    if isinstance(end, int) and session.interval == "step":
+        return end * session.setup.accumulate_steps
+    return steps
 
 
 def sample_steps(steps: int) -> tuple[int, ...]:
@@ -73,8 +80,7 @@ class _Trial:
         self.failure: str | None = None
         self.bad_batch: int | None = None
         parameters = dict(self.model.named_parameters())
-        self.trainable = {name: p.requires_grad for name, p in parameters.items()}
-        self.initial = {name: _is_constant(p) for name, p in parameters.items()}
+        self.at_start = {name: (p.requires_grad, *_is_constant(p)) for name, p in parameters.items()}
         recurrent = any(isinstance(m, nn.RNNBase) for m in self.model.modules())
         self.initial_state = {k: v.clone() for k, v in self.model.state_dict().items()} if recurrent else None
 
@@ -89,7 +95,7 @@ class _Trial:
                     self._keep(batch)
                     self._step(index, batch, sampled=index in wanted)
                 except UserCodeError as error:
-                    if not self.steps:
+                    if not self.steps or error.blame == "stabcheck":
                         raise
                     self.failure = str(error)
                     break
@@ -148,51 +154,45 @@ class _Trial:
 
     def _recording(self) -> Recording:
         bench, session, setup = self.bench, self.session, self.session.setup
-        raw = _table(self.raw)
-        seen = _table(self.seen)
-        parameters = self._parameters(raw, seen)
-        count = len(self.steps)
-        steps = tuple(
-            Step(
-                **facts,
-                grad_norm=norms.total([column[i] for column in raw.values()]),
-                clipped_norm=norms.total([column[i] for column in seen.values()]),
-            )
-            for i, facts in enumerate(self.steps)
-        )
+        raw, seen = records.table(self.raw), records.table(self.seen)
+        known = self.spy.optimizers or ([setup.optimizer] if setup.optimizer is not None else [])
+        if not self.spy.optimizers:
+            self.not_recorded.append(("optimizer steps", "no torch.optim.Optimizer of this model stepped in the trial"))
+        steps = records.step_records(self.steps, raw, seen)
+        signals = records.signal_records(self.signals)
+        parameters = records.parameter_records(
+            self.model, raw, seen, records.table(self.weights), records.table(self.updates),
+            counts=(len(steps), len(self.sampled)), called=self.signal_probe.called, at_start=self.at_start,
+            held={id(p) for o in [*known, setup.optimizer] if o for group in o.param_groups for p in group["params"]},
+            matters=self._matters(raw, seen),
+        )  # fmt: skip
         bench.tell(None, "measuring the loss's own levels")
         levels = yardsticks.measure(session, self.kept_batches, bench.seed)
         if levels.constant is None:
             self.not_recorded.append(("the level of a constant prediction", levels.note))
-        signals = self._signals()
-        known = self.spy.optimizers or ([setup.optimizer] if setup.optimizer is not None else [])
-        if not self.spy.optimizers:
-            self.not_recorded.append(("optimizer steps", "no torch.optim.Optimizer of this model stepped in the trial"))
+        bad = ("input", "", self.bad_batch) if self.bad_batch is not None else None
         return Recording(
-            target=bench.entry.target,
-            seed=bench.seed,
-            loop="train_step" if setup.train_step else "textbook",
-            planned=self.planned,
-            steps=steps,
-            sampled=tuple(self.sampled),
-            parameters=parameters,
-            signals=signals,
-            rectifiers=self.rectifiers.finished(count),
+            target=bench.entry.target, seed=bench.seed, loop="train_step" if setup.train_step else "textbook",
+            planned=self.planned, steps=steps, sampled=tuple(self.sampled), parameters=parameters, signals=signals,
+            rectifiers=self.rectifiers.finished(len(steps)),
             recurrences=recurrences(session, self.kept_batches[:1], self.initial_state, bench.seed),
-            yardsticks=levels,
-            optimizers=tuple(_facts(o) for o in known),
+            yardsticks=levels, optimizers=tuple(records.optimizer_facts(o) for o in known),
             clipping=Clipping(setup.clip_grad_norm, self.spy.clip_threshold),
-            tokens=bool(signals) and signals[0].kind.startswith("Embedding"),
-            accumulate_steps=setup.accumulate_steps,
-            planned_steps=session.planned_steps,
-            warmup_share=self._warmup_share(),
-            first_non_finite=("input", "", self.bad_batch)
-            if self.bad_batch is not None
-            else _first_non_finite(steps, parameters, signals, self.sampled),
-            failure=self.failure,
-            sources=self._sources(),
-            not_recorded=tuple(self.not_recorded),
-        )
+            tokens=bool(signals) and signals[0].kind.startswith("Embedding"), accumulate_steps=setup.accumulate_steps,
+            planned_steps=session.planned_steps, warmup_share=self._warmup_share(),
+            first_non_finite=bad or records.first_non_finite(steps, parameters, signals, self.sampled),
+            failure=self.failure, sources=records.class_sources(self.model), not_recorded=tuple(self.not_recorded),
+        )  # fmt: skip
+
+    def _matters(self, raw: dict[str, records.Column], seen: dict[str, records.Column]) -> dict[str, bool | None]:
+        """Whether the loss depends on the parameters that no gradient reached though their module ran."""
+        silent = [
+            (name, p)
+            for name, p in self.model.named_parameters()
+            if p.requires_grad and name.rpartition(".")[0] in self.signal_probe.called
+            and records.never_reached(name, raw, seen)
+        ]  # fmt: skip
+        return {name: matters(self.session, p, self.kept_batches[0], self.bench.seed) for name, p in silent}
 
     def _warmup_share(self) -> float | None:
         rates = [max(s["lr"]) for s in self.steps if s["lr"]]
@@ -201,85 +201,6 @@ class _Trial:
         except (Skip, UserCodeError):  # lr-schedule tells what is wrong with it
             return None
         return max(rates) / peak if rates and peak else None
-
-    def _parameters(
-        self, raw: dict[str, list[float | None]], seen: dict[str, list[float | None]]
-    ) -> tuple[Parameter, ...]:
-        model, count, sampled = self.model, len(self.steps), len(self.sampled)
-        weights, updates = _table(self.weights), _table(self.updates)
-        optimizers = [*self.spy.optimizers, *([self.session.setup.optimizer] if self.session.setup.optimizer else [])]
-        held = {id(p) for o in optimizers for group in o.param_groups for p in group["params"]}
-        names: dict[int, list[str]] = {}
-        for name, p in model.named_parameters(remove_duplicate=False):
-            names.setdefault(id(p), []).append(name)
-        modules = dict(model.named_modules())
-        found = []
-        for name, p in model.named_parameters():
-            path = name.rpartition(".")[0]
-            zero, constant = self.initial.get(name, (False, False))
-            never = not any(v is not None for v in [*raw.get(name, []), *seen.get(name, [])])
-            needs_test = never and p.requires_grad and path in self.signal_probe.called
-            found.append(
-                Parameter(
-                    name=name,
-                    aliases=tuple(names[id(p)][1:]),
-                    shape=tuple(p.shape),
-                    module=path,
-                    module_kind=type(modules[path]).__name__ if path in modules else "",
-                    trainable=self.trainable.get(name, p.requires_grad),
-                    optimized=id(p) in held,
-                    called=path in self.signal_probe.called,
-                    zero_at_start=zero,
-                    constant_at_start=constant,
-                    matters=matters(self.session, p, self.kept_batches[0], self.bench.seed) if needs_test else None,
-                    grad_norm=tuple(raw.get(name, [None] * count)),
-                    clipped_norm=tuple(seen.get(name, [None] * count)),
-                    weight_norm=tuple(weights.get(name, [None] * sampled)),
-                    update_norm=tuple(updates.get(name, [None] * sampled)),
-                )
-            )
-        return tuple(found)
-
-    def _signals(self) -> tuple[Signal, ...]:
-        order: dict[str, SignalReading] = {}
-        for readings in reversed(self.signals):
-            order = {**{name: r for name, r in order.items() if name not in readings}, **readings}
-        found = []
-        for name, reading in _in_order(self.signals, order).items():
-            rows = [readings.get(name) for readings in self.signals]
-            squares = [
-                sum(r.grad_squares[1:], r.grad_squares[0]).sqrt() if r and r.grad_squares else None for r in rows
-            ]
-            found.append(
-                Signal(
-                    name,
-                    reading.kind,
-                    tuple(norms.numbers([r.out_rms if r else None for r in rows])),
-                    tuple(norms.numbers([r.variance_share if r else None for r in rows])),
-                    tuple(norms.numbers(squares)),
-                )
-            )
-        return tuple(found)
-
-    def _sources(self) -> dict[str, tuple[str, int]]:
-        found: dict[str, tuple[str, int]] = {}
-        for name, module in self.model.named_modules():
-            place = source_of(type(module)) if not type(module).__module__.startswith("torch.") else None
-            if place and is_users(place[0]):
-                found[name] = place
-        return found
-
-
-def _in_order(rows: list[dict[str, SignalReading]], names: dict[str, SignalReading]) -> dict[str, SignalReading]:
-    """All readings in execution order: the longest step's order first, others appended."""
-    longest = max(rows, key=len, default={})
-    return {**longest, **{name: reading for name, reading in names.items() if name not in longest}}
-
-
-def _table(rows: list[dict[str, torch.Tensor]]) -> dict[str, list[float | None]]:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    flat = norms.numbers([row.get(name) for name in names for row in rows])
-    return {name: flat[i * len(rows) : (i + 1) * len(rows)] for i, name in enumerate(names)}
 
 
 def _is_lazy(parameter: torch.Tensor) -> bool:
@@ -293,37 +214,3 @@ def _is_constant(parameter: torch.Tensor) -> tuple[bool, bool]:
     flat = parameter.detach().reshape(-1)
     equal = bool((flat == flat[0]).all())
     return equal and float(flat[0]) == 0.0, equal
-
-
-def _facts(optimizer: torch.optim.Optimizer) -> OptimizerFacts:
-    groups = []
-    for group in optimizer.param_groups:
-        options = {k: v for k, v in group.items() if isinstance(v, (int, float, bool, str))}
-        options |= {f"beta{i}": float(beta) for i, beta in enumerate(group.get("betas", ()), start=1)}
-        groups.append({**options, "parameters": len(group["params"])})
-    return OptimizerFacts(type(optimizer).__name__, tuple(groups))
-
-
-def _first_non_finite(
-    steps: tuple[Step, ...], parameters: tuple[Parameter, ...], signals: tuple[Signal, ...], sampled: list[int]
-) -> tuple[str, str, int] | None:
-    """Where a NaN or infinity came from. Within a step the order is: activations in order of execution, the loss,
-    gradients from the output backwards; a gradient counts only if the optimizer used it."""
-    order = {signal.module: i for i, signal in enumerate(signals)}
-    backwards = sorted(range(len(parameters)), key=lambda i: -order.get(parameters[i].module, -1))
-    for i, step in enumerate(steps):
-        if i in sampled:
-            row = sampled.index(i)
-            for signal in signals:
-                value = signal.out_rms[row]
-                if value is not None and not math.isfinite(value):
-                    return "activation", signal.module, i
-        if step.loss is not None and not math.isfinite(step.loss):
-            return "loss", "", i
-        if not step.stepped:
-            continue
-        for j in backwards:
-            values = parameters[j].clipped_norm[i], parameters[j].grad_norm[i]
-            if any(v is not None and not math.isfinite(v) for v in values):
-                return "gradient", parameters[j].name, i
-    return None

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import nn
 
+from stabcheck.reading import FIRST_STEPS, silent_window
 from stabcheck.recording import Rectifier
 from stabcheck.trial.probes import RectifierCall
 
-FIRST_STEPS = 5
-WINDOW = 10
-"""Units are called dead by the last so many steps: precision .94, recall .97 on 18,700 units; over the whole trial
-the recall falls to .57, because units that an update killed fired before it."""
-WINDOW_SAMPLES = 300
-"""A unit that fires for 1 % of the inputs is silent on 300 of them with probability 5 %: small batches need more steps."""
 MAX_CALLS = 512
 MAX_NODES = 50_000
 WORTH_TRACING = 0.5
@@ -34,7 +28,7 @@ class RectifierLog:
     @property
     def window(self) -> int:
         """Steps at the end that decide whether a unit is dead."""
-        return min(max(WINDOW, math.ceil(WINDOW_SAMPLES / max(self.samples_per_step, 1))), self.steps)
+        return silent_window(self.samples_per_step, self.steps)
 
     def wants(self, index: int) -> bool:
         """Whether this step is watched."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -30,13 +31,16 @@ class Rehearsal:
     in_eval: Run | None = None
     """The validation again with the same random numbers, every module in eval mode."""
     mode_matters: bool | None = None
-    """Whether the outputs of that differ; None if not tried, or if the validation does not repeat itself anyway."""
+    """Whether the outputs of that differ: False if they are the same bit for bit, True if they differ by more than rounding;
+    None between the two, if not tried, or if the validation does not repeat itself anyway."""
     beyond: dict[int, tuple[str, Source | None]] = field(default_factory=dict)
     """id of a visited module -> why eval() does not reach it."""
     accumulates: bool | None = None
     """Whether the next step adds to gradients that the validation left; None if there were none or it is not known."""
+    fails_after: tuple[str, str] | None = None
+    """(what, error): what of the user's raised after the validation though it had not before."""
     flipped: tuple[Visit, ...] = ()
-    """Modules whose mode in the user's next train_step is not the one that they had before the validation."""
+    """The visits of the modules whose mode in the user's next train_step is not the one that they had before the validation."""
     eval_steps: tuple[Visit, ...] = ()
     """All modules with a mode switch that ran in train_step, if every one, and the model itself, was in eval mode."""
     eval_matters: bool | None = None
@@ -56,21 +60,29 @@ class Rehearsal:
         return self.setup.validate is not None
 
     def in_training_mode(self) -> list[Visit]:
-        """The modules for which validating in training mode made a difference.
+        """The modules for which validating in training mode made a difference, those whose effect is known first.
 
-        Code of the user's that reads `self.training` counts only where outputs were shown to differ. Statistics that
-        are estimated again on training data do not count.
+        Code that merely reads `self.training` counts only where outputs were shown to differ. Statistics that are
+        estimated again on training data do not count.
         """
         visits = [v for v in self.run.visits if v.training and v.switch]
         if self.mode_matters is False or self.estimates_again:
             return []
-        return [v for v in visits if v.switch != "custom" or self.mode_matters]
+        return by_effect(v for v in visits if v.effect != "custom" or self.mode_matters)
 
     @property
     def estimates_again(self) -> bool:
         """Whether the validation ran its modules on training data in training mode, and all of them in eval mode too."""
         visits = [v for v in self.run.visits if v.training and v.switch]
         return self.run.yielded.get("train_loader", 0) > 0 and all(v.evaluating for v in visits)
+
+    def flipped_modes(self) -> list[Visit]:
+        """Those of `flipped` for which it matters."""
+        return by_effect(v for v in self.flipped if v.effect != "custom" or self.eval_matters)
+
+    def asleep(self) -> list[Visit]:
+        """Those of `eval_steps` for which it matters, if it was not the validation that put them into eval mode."""
+        return [] if self.flipped_modes() else [v for v in self.eval_steps if v.effect != "custom" or self.eval_matters]
 
     def why_beyond(self, visit: Visit) -> tuple[str, Source | None] | None:
         """Why a module runs in training mode within a model in eval mode, and where that is written; None if it is not
@@ -99,6 +111,11 @@ class Rehearsal:
         if switched_on is None:
             return "It runs before eval() is called, or its mode is set by hand", None
         return "train() is called on it", switched_on.place
+
+
+def by_effect(visits: Iterable[Visit]) -> list[Visit]:
+    """In order, but modules of which it is only known that they read their mode come last."""
+    return sorted(visits, key=lambda visit: visit.effect == "custom")
 
 
 def _covers(outer: nn.Module, inner: nn.Module) -> bool:

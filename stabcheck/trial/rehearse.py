@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 import torch
@@ -15,14 +14,15 @@ from torch.utils.hooks import RemovableHandle
 
 from stabcheck.check import NotChecked
 from stabcheck.trial import batches
-from stabcheck.trial.batch_norm import ERRATIC, PROBES, BatchNormTest
+from stabcheck.trial.batch_norm import PROBES, BatchNormTest, is_erratic
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.forward_watch import ForwardWatch, Visit
+from stabcheck.trial.loss_probe import SAME_LOSS, LossProbe, differ
 from stabcheck.trial.mode_switches import beyond_eval, is_batch_norm, is_untouched
 from stabcheck.trial.rehearsal import Rehearsal
 from stabcheck.trial.rng import RngState, kept_rng, rng_state
 from stabcheck.trial.state_shot import StateShot
-from stabcheck.trial.validation import SAME_OUTPUT, run
+from stabcheck.trial.validation import run
 from stabcheck.userland import UserCodeError
 
 STEPS = 8
@@ -50,12 +50,6 @@ SHARE_OF_TRAINING = 0.15
 KEPT_BYTES = 256 * 2**20
 """Training batches are kept for the BatchNorm comparison up to this size."""
 
-SEEDS = (1, 2, 3, 4)
-"""Mean losses under different random numbers can agree by chance, but not four times."""
-
-SAME_LOSS = 1e-4
-"""Relative difference that rounding makes in a loss computed twice in the same mode (GPU, bf16)."""
-
 _BATCH_NORM = "BatchNorm in eval mode against training"
 
 EXPLAINED = 20
@@ -80,6 +74,7 @@ class _Rehearsing:
         self._left_out: list[NotChecked] = []
         self._stream: Iterator[tuple[int, Any]] = self._session.train_batches()
         self._trained: list[Any] = []
+        self._probe: LossProbe | None = None
         self._losses: list[float] = []
         self._steps = 0
         self._stepped: dict[int, Visit] = {}
@@ -131,7 +126,7 @@ class _Rehearsing:
         until = time.monotonic() + SHARE_OF_TRAINING * self._bench.remaining()
         self._bench.tell(0.0, "training a little")
         self._fresh = {n for n, m in session.model.named_modules() if is_batch_norm(m) and is_untouched(m)}
-        with ForwardWatch(session.model, functions=False) as watch:
+        with ForwardWatch(session.model) as watch:
             self._step()
         self._stepped = watch.visits
         if self._own_step and not any(not call.mode for call in watch.mode_calls):
@@ -140,7 +135,7 @@ class _Rehearsing:
             v.path: v.module for v in watch.visits.values() if v.training and v.of_model and is_batch_norm(v.module)
         }
         test = self._batch_norm_test(layers) if layers else None
-        erratic = any((m.momentum or 0.0) >= ERRATIC for m in layers.values())
+        erratic = any(is_erratic(m) for m in layers.values())
         wanted = STEPS if test is None else ERRATIC_STEPS if erratic else BATCH_NORM_STEPS
         while self._steps < wanted and (self._steps < 2 or time.monotonic() < until):
             self._step()
@@ -153,6 +148,7 @@ class _Rehearsing:
         _, batch = next(self._stream)
         if sum(t.nbytes for b in self._trained for t in batches.tensors(b)) < KEPT_BYTES:
             self._trained.append(batches.clone(batch))
+            self._probe = self._probe or LossProbe(self._session, self._trained[0])
         loss = self._session.step(batch)
         if loss is not None:
             self._losses.append(loss)
@@ -169,7 +165,11 @@ class _Rehearsing:
             )
             return
         if not seen.changes.parameters and not seen.changes.buffers:
-            seen.repeat = run(session)
+            try:
+                seen.repeat = run(session)
+            except UserCodeError as error:
+                seen.fails_after = "validate(), called again,", error.message
+                return
         if not any(v.training and v.switch for v in first.visits):
             return
         self._put_back(before, rng)
@@ -177,11 +177,12 @@ class _Rehearsing:
             seen.in_eval = run(session, force_eval=True)
         except UserCodeError:
             return  # a model that gives something else in eval mode, such as detections in place of losses
-        if first.same_outputs(seen.in_eval):
+        if first.same_outputs(seen.in_eval, 0.0):
             seen.mode_matters = False
             return
         self._put_back(before, rng)
-        seen.mode_matters = run(session).same_outputs(first) or None
+        if run(session).same_outputs(first):  # else it cannot be told from other chance
+            seen.mode_matters = None if first.same_outputs(seen.in_eval) else True
 
     def _put_back(self, shot: StateShot, rng: RngState | None = None) -> None:
         """Buffers and random numbers as they were, for doing the same under the same conditions."""
@@ -193,13 +194,13 @@ class _Rehearsing:
             rng.restore()
 
     def _weigh_buffers(self, seen: Rehearsal, before: StateShot, after: StateShot) -> None:
-        if not seen.changes.buffers or seen.changes.parameters:
+        if self._probe is None or not seen.changes.buffers or seen.changes.parameters:
             return
         losses = []
         for shot in (before, after):
             self._put_back(shot)
-            losses.append([self._loss(mode, 0) for mode in (True, False)])
-        seen.buffers_matter = self._differ(list(zip(*losses, strict=True)), SAME_LOSS)
+            losses.append([self._probe.loss(training=mode) for mode in (True, False)])
+        seen.buffers_matter = differ(zip(*losses, strict=True), SAME_LOSS)
 
     def _explain(self, seen: Rehearsal) -> None:
         asked = [v for v in seen.run.visits if v.training and v.switch][:EXPLAINED]
@@ -208,33 +209,7 @@ class _Rehearsing:
             if why is not None:
                 seen.beyond[id(visit.module)] = why
         if any(a.by_hand for a in seen.run.activities):
-            seen.noisy_in_eval = self._differ(
-                [(self._loss(False, 0), self._loss(False, seed)) for seed in SEEDS], SAME_LOSS
-            )
-
-    @staticmethod
-    def _differ(pairs: Sequence[tuple[float | None, float | None]], tolerance: float) -> bool | None:
-        """Whether the losses of any pair differ; None if some could not be computed."""
-        known = [(a, b) for a, b in pairs if a is not None and b is not None]
-        return any(not math.isclose(a, b, rel_tol=tolerance) for a, b in known) if known else None
-
-    def _loss(self, mode: bool, seed: int) -> float | None:
-        """The loss of a training batch, leaving modes, buffers and random numbers alone; None if it cannot be computed."""
-        model = self._session.model
-        if not self._trained:
-            return None
-        modes, buffers = {m: m.training for m in model.modules()}, [(b, b.clone()) for b in model.buffers()]
-        try:
-            model.train(mode)
-            with kept_rng(seed), torch.no_grad():
-                return float(self._session.loss(self._trained[0]))
-        except UserCodeError:
-            return None
-        finally:
-            for module, was in modes.items():
-                module.training = was
-            for buffer, held in buffers:
-                buffer.data.copy_(held)
+            seen.noisy_in_eval = self._probe.is_noisy_in_eval() if self._probe else None
 
     # --- training on
 
@@ -244,26 +219,33 @@ class _Rehearsing:
         model = self._session.model
         for name, module in model.named_modules():
             module.training = after.modes.get(name, module.training)
-        held: list[bool] = []
+        held: dict[str, bool] = {}
         parameters = dict(model.named_parameters())
         handles = [
-            _at_gradient(p, held) for p in (parameters[name] for name in seen.changes.gradients) if p.requires_grad
+            _at_gradient(name, parameters[name], held)
+            for name in seen.changes.gradients
+            if parameters[name].requires_grad
         ]
         try:
-            with ForwardWatch(model, functions=False) as watch:
+            with ForwardWatch(model) as watch:
                 self._step()
+        except UserCodeError as error:
+            seen.fails_after = seen.fails_after or ("train_step", error.message)
+            return
         finally:
             for handle in handles:
                 handle.remove()
-        seen.accumulates = any(held) if held else None
+        seen.accumulates = any(held.values()) if held else None
+        for key, visit in watch.visits.items():
+            visit.drops = visit.drops or (key in self._stepped and self._stepped[key].drops)
         seen.flipped = tuple(
             v
             for key, v in watch.visits.items()
             if v.switch and key in self._stepped and _flipped(self._stepped[key], v)
         )
         seen.eval_steps = self._eval_steps
-        if any(v.switch == "custom" for v in (*seen.flipped, *seen.eval_steps)):
-            seen.eval_matters = self._differ([(self._loss(True, s), self._loss(False, s)) for s in SEEDS], SAME_OUTPUT)
+        if any(v.effect == "custom" for v in (*seen.flipped, *seen.eval_steps)):
+            seen.eval_matters = self._probe.depends_on_mode() if self._probe else None
 
     def _follow(self, seen: Rehearsal) -> None:
         """Whether the model that was validated has anything to do with the one that is trained."""
@@ -271,7 +253,7 @@ class _Rehearsing:
         own = {id(p) for p in model.parameters()}
         roots = {id(v.root): v.root for v in first.visits}
         roots = {key: root for key, root in roots.items() if next(root.parameters(), None) is not None}
-        if not roots or not own or not self._session.can_step:
+        if not roots or not own or not self._session.can_step or seen.fails_after or seen.changes.frozen:
             return
         if any(id(p) in own for root in roots.values() for p in root.parameters()):
             seen.follows = True
@@ -279,17 +261,21 @@ class _Rehearsing:
         before = {key: [p.detach().clone() for p in root.parameters()] for key, root in roots.items()}
         if any(_equal(model.parameters(), weights) for weights in before.values()):
             return  # a copy made for the occasion
-        for _ in range(CATCH_UP_STEPS):
-            self._step()
-        if not {id(v.root) for v in run(self._session).visits} & roots.keys():
+        try:
+            for _ in range(CATCH_UP_STEPS):
+                self._step()
+            again = run(self._session)
+        except UserCodeError:
+            return  # the first steps went well: this one is not for here to judge
+        if not {id(v.root) for v in again.visits} & roots.keys():
             return  # made anew each time
         seen.follows = any(not _equal(root.parameters(), before[key]) for key, root in roots.items())
 
     # --- BatchNorm
 
     def _batch_norm_test(self, layers: dict[str, nn.Module]) -> BatchNormTest | None:
-        probes = [batch for _, batch in islice(self._stream, PROBES)]
-        self._stream = chain(((0, batch) for batch in probes), self._stream)
+        with kept_rng():
+            probes = list(islice(self._session.epoch(), PROBES))
         try:
             return BatchNormTest(self._session, layers, self._fresh, probes, self._bench.seed)
         except UserCodeError as error:
@@ -302,7 +288,7 @@ class _Rehearsing:
         planned = self._session.planned_steps
         forwards = planned * self._session.setup.accumulate_steps if planned else None
         try:
-            seen.batch_norm = test.report(self._trained, forwards, self._last_of_epoch())
+            seen.batch_norm = test.report(self._trained[:BATCH_NORM_STEPS], forwards, self._last_of_epoch())
         except UserCodeError as error:
             self._leave_out(_BATCH_NORM, str(error))
 
@@ -323,11 +309,11 @@ class _Rehearsing:
         self._left_out.append(NotChecked(what, why))
 
 
-def _at_gradient(parameter: nn.Parameter, held: list[bool]) -> RemovableHandle:
-    """Note, whenever a gradient arrives, whether there is one already that it will be added to."""
+def _at_gradient(name: str, parameter: nn.Parameter, held: dict[str, bool]) -> RemovableHandle:
+    """Note, when the first gradient arrives, whether there is one already that it will be added to."""
 
     def note(_: torch.Tensor) -> None:
-        held.append(parameter.grad is not None and bool(parameter.grad.any()))
+        held.setdefault(name, parameter.grad is not None and bool(parameter.grad.any()))
 
     handle: RemovableHandle = parameter.register_hook(note)
     return handle

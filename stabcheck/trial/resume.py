@@ -7,11 +7,14 @@ a run is bit-equal for every optimizer and layer tried.) Data order is looked at
 
 from __future__ import annotations
 
+import gc
 import math
 import mmap
 import os
 import pickle
-from dataclasses import dataclass, field
+import re
+import tempfile
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +23,10 @@ from torch import nn
 
 from stabcheck.loading import EntryPoint, TargetError, load_entry
 from stabcheck.trial.bench import Bench
-from stabcheck.trial.nursery import FreshProcessDied
 from stabcheck.trial.rng import RngState, rng_state, seed_all
 from stabcheck.trial.session import Session
-from stabcheck.trial.state import State, generator_states, set_generators
-from stabcheck.trial.uninterrupted import AFTER, Cut, Feed, Moment, Run, eval_loss, files, fingerprint, take
+from stabcheck.trial.state import State, fingerprint, generator_states, set_generators
+from stabcheck.trial.uninterrupted import AFTER, Cut, Feed, Moment, Run, eval_loss, files, take
 from stabcheck.trial.walk import Look, look
 from stabcheck.userland import UserCodeError
 
@@ -35,6 +37,8 @@ class Resumed:
 
     error: dict[str, Any] | None = None
     """What the user's code raised, in load or in a step after it."""
+    is_loaded: bool = False
+    """load returned."""
     fresh: State = field(default_factory=dict)
     """The state before load."""
     loaded: State = field(default_factory=dict)
@@ -59,11 +63,13 @@ def resume(bench: Bench, run: Run, cuts: list[Cut], trials: list[list[str]] | No
     Raises:
         UserCodeError: building the set-up failed there, or the process died.
     """
-    folder = bench.scratch / "resume"
-    folder.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=bench.scratch, prefix="resume-"))
     payload, answer = folder / "payload.pt", folder / "answer.pt"
+    gc.collect()  # the uninterrupted set-up makes room for the fresh one
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
     jobs = [
-        (cut, run.moments[cut.at : cut.at + run.after], paths, index == 0 and trials is None)
+        (_trimmed(cut, paths), run.moments[cut.at : cut.at + run.after], paths, index == 0 and trials is None)
         for cut in cuts
         for index, paths in enumerate(trials or [[]])
     ]
@@ -81,10 +87,7 @@ def resume(bench: Bench, run: Run, cuts: list[Cut], trials: list[list[str]] | No
         "payload": str(payload),
         "answer": str(answer),
     }
-    try:
-        bench.nursery.run("stabcheck.trial.resume:resumed", job)
-    except FreshProcessDied as error:
-        raise UserCodeError("load in a fresh process", str(error)) from None
+    bench.nursery.run("stabcheck.trial.resume:resumed", job)
     # Our own file, written a moment ago; the batches in it may be of any class.
     results: list[Resumed] = torch.load(answer, weights_only=False)
     return results
@@ -94,6 +97,7 @@ def resumed(job: dict[str, Any]) -> None:
     """What happens in the fresh process; see `resume`."""
     os.chdir(job["folder"])
     torch.set_num_threads(job["threads"])
+    seed_all(job["seed"])
     try:
         entry = load_entry(job["target"], job["texts"])
     except TargetError as error:
@@ -101,6 +105,17 @@ def resumed(job: dict[str, Any]) -> None:
     device = torch.device(job["device"]) if job["device"] else None
     jobs = torch.load(job["payload"], weights_only=False)
     torch.save([_resume_one(entry, job["seed"], device, *one) for one in jobs], job["answer"])
+
+
+def next_batches(run: Run, cut: Cut, result: Resumed) -> str | None:
+    """What the resumed loader gives next: "exact", the batches that would have come; "restarts", those of the first epoch
+    again; "other"; None if it was not looked at."""
+    count = len(result.order)
+    if not count:
+        return None
+    if result.order == run.order(cut.at)[:count]:
+        return "exact"
+    return "restarts" if result.order == run.order(0)[:count] else "other"
 
 
 def holds(path: str, state: torch.Tensor) -> bool:
@@ -129,7 +144,7 @@ def _resume_one(
     result = Resumed(fresh=fresh.leaves)
     try:
         session.load(Path(cut.path))
-        result.rng = rng_state()
+        result.is_loaded, result.rng = True, rng_state()
         _follow(session, fresh)
         found = look(session)
         result.loaded, result.generators = found.leaves, generator_states(found.generators)
@@ -138,7 +153,9 @@ def _resume_one(
             session._scaler.load_state_dict(cut.scaler)
         result.losses = [take(session, found, moment) for moment in moments]
     except UserCodeError as error:
-        result.error = {"stage": error.stage, "message": error.message, "file": error.file, "line": error.line}
+        refused = re.search(r"GLOBAL (\S+) was not an allowed global", str(error.__cause__))
+        message = f"weights_only=True refuses {refused[1]}, which it holds" if refused else error.message
+        result.error = {"stage": error.stage, "message": message, "file": error.file, "line": error.line}
         return result
     result.end = look(session).leaves
     if moments:
@@ -149,6 +166,11 @@ def _resume_one(
         feed = Feed(session)
         result.order = [fingerprint(feed.draw(None)[0]) for _ in range(len(moments) or AFTER)]
     return result
+
+
+def _trimmed(cut: Cut, paths: list[str]) -> Cut:
+    """The cut without the states that the fresh process does not need."""
+    return replace(cut, before={}, end={}, saved={path: cut.saved[path] for path in paths})
 
 
 def _put(found: Look, cut: Cut, paths: list[str]) -> None:

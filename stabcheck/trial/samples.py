@@ -112,8 +112,9 @@ def drawn(loader: DataLoader[Any], key: str) -> Indices | None:
     known = type(batch_sampler) is BatchSampler
     sampler: Any = batch_sampler.sampler if known else batch_sampler
     if isinstance(sampler, (SequentialSampler, RandomSampler, DistributedSampler)):
+        drawn_from: Any = sampler.dataset if isinstance(sampler, DistributedSampler) else sampler.data_source
         with userland(f"{key}.sampler"):
-            return np.arange(len(sampler.dataset if isinstance(sampler, DistributedSampler) else sampler.data_source))
+            return np.arange(len(drawn_from))
     if isinstance(sampler, SubsetRandomSampler):
         found: Iterable[Any] = sampler.indices
     elif isinstance(sampler, WeightedRandomSampler):
@@ -218,19 +219,28 @@ def stored(dataset: Any) -> dict[str, Any]:
 
     Where reading a sample adds random augmentation these rows are the samples before it.
     """
-    count = len(dataset)
-    found = {}
-    for name, value in vars(dataset).items() if hasattr(dataset, "__dict__") else ():
-        if isinstance(value, (str, bytes, Mapping)) or not (
-            hasattr(value, "__len__") and hasattr(value, "__getitem__")
-        ):
-            continue
-        try:
-            if len(value) == count:
-                found[name] = value
-        except TypeError:  # a tensor without axes
-            continue
+    if not hasattr(dataset, "__dict__"):
+        return {}
+    count, found = len(dataset), {}
+    for name, value in vars(dataset).items():
+        inside: Any = {}
+        if isinstance(value, Mapping):
+            inside = value
+        elif isinstance(value, (list, tuple)) and len(value) != count:
+            inside = dict(enumerate(value))
+        for path, rows in [(name, value), *((f"{name}.{key}", item) for key, item in inside.items())]:
+            if _rows(rows, count):
+                found[path] = getattr(rows, "iloc", rows)  # a data frame is indexed by column
     return found
+
+
+def _rows(value: Any, count: int) -> bool:
+    if isinstance(value, (str, bytes, Mapping)) or not hasattr(value, "__getitem__"):
+        return False
+    try:
+        return len(value) == count
+    except TypeError:  # it has no length, or is a tensor without axes
+        return False
 
 
 def seconds_each(source: Source, probes: int = 8) -> float:

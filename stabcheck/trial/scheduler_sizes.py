@@ -1,11 +1,9 @@
-"""The lengths that a scheduler was built with, and what they would be in another unit."""
+"""The parts of a scheduler, the lengths they were built with, and what these would be in another unit."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-
-from stabcheck.trial.pace import parts
 
 _LENGTHS = {
     "StepLR": "step_size",
@@ -20,6 +18,19 @@ _LENGTHS = {
     "ExponentialLR": "gamma",
     "SequentialLR": "_milestones",
 }
+
+
+def parts(scheduler: Any) -> list[Any]:
+    """The scheduler and those inside it (chained, sequential, wrapped), outermost first."""
+    inner = [*getattr(scheduler, "_schedulers", ())]
+    wrapped = getattr(scheduler, "scheduler", None)
+    inner += [wrapped] if wrapped is not None and hasattr(wrapped, "step") else []
+    return [scheduler, *(part for item in inner for part in parts(item))]
+
+
+def class_names(scheduler: Any) -> set[str]:
+    """Names of the classes of all parts, base classes included."""
+    return {base.__name__ for part in parts(scheduler) for base in type(part).__mro__}
 
 
 def describe(scheduler: Any) -> str:

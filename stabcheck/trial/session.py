@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -43,6 +44,7 @@ class Session:
         )
         self._micro_step = 0
         self._epoch = 0
+        self._read: set[str] = set()
 
     # --- data
 
@@ -78,12 +80,17 @@ class Session:
             raise Skip(f"no {key} given: add {key!r} to the set-up")
         with userland(key):
             iterator = iter(loader)
-        while True:
+        for count in itertools.count():
             with userland(key):
                 try:
                     batch = next(iterator)
                 except StopIteration:
+                    if not count and key in self._read:
+                        raise UserCodeError(
+                            key, "it can be read only once: give something that starts again at each iter()"
+                        ) from None
                     return
+            self._read.add(key)
             yield batch
 
     def first_batch(self, key: str = "train_loader") -> Any:
@@ -106,8 +113,9 @@ class Session:
     def steps_per_epoch(self) -> int | None:
         """Calls of `step` in one pass over train_loader; None if its length is not known."""
         try:
-            return len(self.setup.train_loader)
-        except (TypeError, NotImplementedError):
+            with userland("len(train_loader)"):
+                return len(self.setup.train_loader)
+        except UserCodeError:  # an iterable dataset has no length
             return None
 
     @property
@@ -264,7 +272,9 @@ class Session:
                 self.setup.save(str(path))
             return
         parts = {key: getattr(self.setup, key) for key in ("model", "optimizer", "scheduler")}
-        torch.save({key: part.state_dict() for key, part in parts.items() if part is not None}, path)
+        with userland("state_dict()"):
+            states = {key: part.state_dict() for key, part in parts.items() if part is not None}
+            torch.save(states, path)
 
     def load(self, path: Path) -> None:
         """Read a checkpoint with the user's own load(), or the textbook one."""
@@ -274,7 +284,8 @@ class Session:
             return
         # The file is our own, written a moment ago by `save`.
         for key, state in torch.load(path, weights_only=False).items():
-            getattr(self.setup, key).load_state_dict(state)
+            with userland(f"{key}.load_state_dict"):
+                getattr(self.setup, key).load_state_dict(state)
 
     # --- state
 

@@ -9,6 +9,10 @@ import torch
 
 from stabcheck.trial.session import Session
 
+SAMPLE = 2**17
+"""Elements kept of a tensor: what validating changes (a step, a swap, statistics) is all of a tensor, and a large model must not
+be held several times."""
+
 
 @dataclass(frozen=True)
 class Changes:
@@ -22,17 +26,20 @@ class Changes:
     optimizer: tuple[str, ...]
     """Entries of the optimizer's state, such as "exp_avg"."""
     modes: tuple[str, ...]
+    frozen: tuple[str, ...]
+    """Parameters that required gradients and no longer do."""
 
 
 @dataclass(frozen=True)
 class StateShot:
-    """Copies on the CPU of parameters, buffers, gradients, optimizer state and modes."""
+    """Copies on the CPU of parameters, buffers, gradients, optimizer state and modes; of long tensors an even sample."""
 
     parameters: dict[str, torch.Tensor]
     buffers: dict[str, torch.Tensor]
     gradients: dict[str, torch.Tensor]
     optimizer: dict[tuple[int, str], torch.Tensor]
     modes: dict[str, bool]
+    trainable: frozenset[str]
 
     @classmethod
     def of(cls, session: Session) -> StateShot:
@@ -50,6 +57,7 @@ class StateShot:
                 if isinstance(item, torch.Tensor)
             },
             modes={n: m.training for n, m in model.named_modules()},
+            trainable=frozenset(n for n, p in model.named_parameters() if p.requires_grad),
         )
 
     def changes(self, later: StateShot, tolerance: float) -> Changes:
@@ -60,11 +68,15 @@ class StateShot:
             gradients=tuple(n for n, g in later.gradients.items() if g.any() and not _same(self.gradients.get(n), g)),
             optimizer=tuple(sorted({k[1] for k, t in later.optimizer.items() if not _same(self.optimizer.get(k), t)})),
             modes=tuple(n for n, mode in later.modes.items() if self.modes.get(n, mode) is not mode),
+            frozen=tuple(n for n in later.parameters if n in self.trainable - later.trainable),
         )
 
 
 def _copy(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().to("cpu", copy=True)
+    tensor = tensor.detach()
+    if tensor.numel() > SAMPLE:
+        tensor = tensor.reshape(-1)[:: tensor.numel() // SAMPLE]
+    return tensor.to("cpu", copy=True)
 
 
 def _same(before: torch.Tensor | None, after: torch.Tensor) -> bool:

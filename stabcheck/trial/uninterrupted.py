@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,12 +15,12 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from stabcheck.check import Skip
+from stabcheck.check import Skip, Source
 from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.rng import RngState, kept_rng, rng_state
 from stabcheck.trial.session import Session
-from stabcheck.trial.state import State, generator_states, sample, set_generators
+from stabcheck.trial.state import State, fingerprint, generator_states, set_generators
 from stabcheck.trial.walk import Look, look
 from stabcheck.userland import UserCodeError
 
@@ -31,7 +31,8 @@ _PATIENCE = 32
 """Further steps to wait for an update of the weights, so that no checkpoint falls between accumulated gradients."""
 
 _MOST_HELD = 2**28
-"""Bytes of recorded batches from which the run is kept short: they are held in memory and written to disk."""
+"""Bytes of recorded batches from which the run is kept short, and of gradients that are kept: they are held in memory
+and written to disk."""
 
 MID_EPOCH, BOUNDARY = "mid-epoch", "epoch boundary"
 
@@ -59,6 +60,7 @@ class Cut:
     rng: RngState
     generators: dict[str, Any]
     gradients: dict[str, torch.Tensor]
+    """Those that the last step left; empty where they are large."""
     scaler: dict[str, Any]
     before: State
     saved: State
@@ -82,10 +84,14 @@ class Run:
     """The set-up has its own save and load."""
     own_generator: bool
     """The loader shuffles with a generator of its own."""
+    save_source: Source | None
+    load_source: Source | None
     moments: list[Moment] = field(default_factory=list)
     cuts: list[Cut] = field(default_factory=list)
     after: int = AFTER
     """Steps taken after each cut."""
+    only_one: str = ""
+    """Why there is no second cut, if there is none."""
 
     def losses(self, cut: Cut) -> list[float | None]:
         """The losses that follow a cut."""
@@ -111,9 +117,12 @@ def uninterrupted(bench: Bench) -> Run:
         iterators=found.iterators,
         own_checkpoint=session.setup.save is not None,
         own_generator=_has_own_generator(session.setup.train_loader),
+        save_source=bench.source(session.setup.save),
+        load_source=bench.source(session.setup.load),
     )
+    most = _most_steps(session)
     started, updates, weights = time.monotonic(), [0], _weights(session)
-    patience = BEFORE + max(_PATIENCE, session.setup.accumulate_steps)
+    patience = min(most // 2, BEFORE + max(_PATIENCE, session.setup.accumulate_steps))
     while len(run.moments) < patience:
         _advance(session, found, feed, run)
         now = _weights(session)
@@ -126,17 +135,19 @@ def uninterrupted(bench: Bench) -> Run:
     period = updates[-1] - updates[-2] if len(updates) > 1 else 1
     seconds = (time.monotonic() - started) / len(run.moments)
     is_slow = 2 * AFTER * seconds > bench.remaining() / 2 or _held(run) > _MOST_HELD
-    run.after = period if is_slow else math.ceil(AFTER / period) * period
+    run.after = period if is_slow else min(math.ceil(AFTER / period) * period, most - len(run.moments))
     _require(bench, session, 2 * run.after * seconds + bench.load_seconds)
     _cut(bench, session, run, MID_EPOCH, None)
     _continue(session, found, feed, run)
-    # One that writes elsewhere than it is told would overwrite its first checkpoint.
-    is_worth = run.own_checkpoint and run.cuts[0].wrote and not is_slow
-    if is_worth and 3 * bench.load_seconds + 3 * run.after * seconds < bench.remaining() / 2:
+    run.only_one = _why_not_twice(bench, run, is_slow=is_slow, most=most, seconds=seconds)
+    if not run.only_one:
         metric = run.moments[-1].loss if run.moments[-1].loss is not None else 0.0
         session.end_epoch(metric)
         _cut(bench, session, run, BOUNDARY, metric)
         _continue(session, found, Feed(session), run)
+        if not run.cuts[-1].wrote:
+            run.cuts.pop()
+            run.only_one = "save() wrote nothing when it was called again"
     return run
 
 
@@ -189,19 +200,6 @@ def eval_loss(session: Session, batch: Any) -> float | None:
             module.training = mode
 
 
-def fingerprint(batch: Any) -> str:
-    """A digest of the batch: of an evenly spread sample of each tensor, or of its text where it has none."""
-    digest = hashlib.blake2b(digest_size=8)
-    count = 0
-    for tensor in batches.tensors(batch):
-        digest.update(f"{tuple(tensor.shape)}".encode())
-        digest.update(sample(tensor).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
-        count += 1
-    if not count:
-        digest.update(repr(batch).encode())
-    return digest.hexdigest()
-
-
 class Feed:
     """Batches without end from the user's loader."""
 
@@ -236,8 +234,7 @@ def _continue(session: Session, found: Look, feed: Feed, run: Run) -> None:
 
 
 def _cut(bench: Bench, session: Session, run: Run, name: str, epoch_metric: float | None) -> None:
-    folder = bench.scratch / f"checkpoint-{len(run.cuts)}"
-    folder.mkdir()
+    folder = Path(tempfile.mkdtemp(dir=bench.scratch, prefix="checkpoint-"))
     path = folder / "checkpoint.pt"
     before = look(session).leaves
     session.save(path)
@@ -261,11 +258,10 @@ def _cut(bench: Bench, session: Session, run: Run, name: str, epoch_metric: floa
 
 def _gradients(found: Look) -> dict[str, torch.Tensor]:
     items = {path: slot.get() for path, slot in found.slots.items() if found.leaves[path].kind in {"weight", "module"}}
-    return {
-        path: item.grad.detach().clone()
-        for path, item in items.items()
-        if isinstance(item, nn.Parameter) and item.grad is not None
-    }
+    given = {p: x.grad for p, x in items.items() if isinstance(x, nn.Parameter) and x.grad is not None}
+    if sum(grad.numel() * grad.element_size() for grad in given.values()) > _MOST_HELD:
+        return {}
+    return {path: grad.detach().clone() for path, grad in given.items()}
 
 
 def _weights(session: Session) -> torch.Tensor:
@@ -281,6 +277,25 @@ def _is_trained(parameter: nn.Parameter) -> bool:
 def _held(run: Run) -> int:
     """Bytes of the recorded batches."""
     return sum(t.numel() * t.element_size() for moment in run.moments for t in batches.tensors(moment.batch))
+
+
+def _most_steps(session: Session) -> int:
+    """Steps that the real run would take: some schedules raise when they are stepped further."""
+    ends = (session.planned_steps, getattr(session.setup.scheduler, "total_steps", None))
+    # Twice what the smallest run of both cuts takes.
+    return max(8, min((end * session.setup.accumulate_steps for end in ends if end), default=10**9))
+
+
+def _why_not_twice(bench: Bench, run: Run, *, is_slow: bool, most: int, seconds: float) -> str:
+    if not run.own_checkpoint:
+        return "the textbook checkpoint is tried once"
+    if not run.cuts[0].wrote:  # its second checkpoint may overwrite the first
+        return "save() writes elsewhere than to the path it is given"
+    if len(run.moments) + run.after > most:
+        return "the planned run is too short"
+    if is_slow or 3 * bench.load_seconds + 3 * run.after * seconds > bench.remaining() / 2:
+        return "the time that is left is too short"
+    return ""
 
 
 def _require(bench: Bench, session: Session, seconds: float) -> None:

@@ -54,6 +54,8 @@ class Run:
     samples: int = 0
     activities: tuple[Activity, ...] = ()
     mode_calls: tuple[ModeCall, ...] = ()
+    leaves_grad_off: bool = False
+    """torch.set_grad_enabled(False) was still in force afterwards; it was undone."""
     stepped: bool = False
     """An optimizer that holds parameters of the set-up's model stepped."""
     yielded: dict[str, int] = field(default_factory=dict)
@@ -62,18 +64,18 @@ class Run:
     """Whether `yielded` tells training from validation data."""
     roots: tuple[weakref.ref[nn.Module], ...] = ()
 
-    def same_outputs(self, other: Run) -> bool:
-        """Whether every forward gave the same output in both."""
+    def same_outputs(self, other: Run, tolerance: float = SAME_OUTPUT) -> bool:
+        """Whether every forward gave the same output in both, within a relative `tolerance`."""
         return len(self.outputs) == len(other.outputs) and all(
-            _close(a, b) for a, b in zip(self.outputs, other.outputs, strict=True)
+            _close(a, b, tolerance) for a, b in zip(self.outputs, other.outputs, strict=True)
         )
 
 
-def _close(a: Print, b: Print) -> bool:
+def _close(a: Print, b: Print, tolerance: float) -> bool:
     if len(a) != len(b):
         return False
     distance, size = math.dist(a, b), math.hypot(*a)
-    return distance <= SAME_OUTPUT * size or a == b or math.isnan(distance)
+    return distance <= tolerance * size or math.isnan(distance)
 
 
 def run(session: Session, *, seconds: float = math.inf, force_eval: bool = False) -> Run:
@@ -85,7 +87,7 @@ def run(session: Session, *, seconds: float = math.inf, force_eval: bool = False
         UserCodeError: the validation raised.
         Skip: there is no validate(), and the textbook one cannot be done with what the set-up gives.
     """
-    started, result, stopped = time.monotonic(), None, False
+    started, result, stopped, grad = time.monotonic(), None, False, torch.is_grad_enabled()
     loaders = LoaderWatch(session.setup)
     watch = ForwardWatch(session.model, deadline=started + seconds, force_eval=force_eval)
     try:
@@ -95,6 +97,8 @@ def run(session: Session, *, seconds: float = math.inf, force_eval: bool = False
         if not _was_stopped(error):
             raise
         stopped = True
+    leaves_grad_off = grad and not stopped and not torch.is_grad_enabled()
+    torch.set_grad_enabled(grad)
     params = {id(p) for p in session.model.parameters()}
     passes = Counter((id(c.root), c.inputs) for c in watch.calls if c.inputs)
     return Run(
@@ -113,6 +117,7 @@ def run(session: Session, *, seconds: float = math.inf, force_eval: bool = False
         samples=sum(c.samples for c in watch.calls),
         activities=tuple(watch.activities.values()),
         mode_calls=tuple(watch.mode_calls),
+        leaves_grad_off=leaves_grad_off,
         stepped=any(id(p) in params for o in watch.stepped for g in o.param_groups for p in g["params"]),
         yielded=loaders.samples,
         loaders_known=loaders.tells_apart,

@@ -1,6 +1,6 @@
 """What a live set-up holds, by name: weights, buffers, optimizers, schedules, and whatever its callbacks close over.
 
-`look(session)` walks from the set-up's keys through closures, methods' objects, `functools.partial`,
+`look(session)` walks from the set-up's keys through closures, methods' objects, `functools.partial`, hooks,
 globals named by the user's functions, attributes and containers. Every value that training may change is
 one `Leaf` under a path such as `model.fc.weight`, `optimizer.state[fc.weight].exp_avg` or `ema.fc.weight`;
 two processes that built the same set-up give it the same path.
@@ -31,17 +31,18 @@ from stabcheck.trial.state import Generator, Kind, Leaf, sample
 from stabcheck.userland import is_users
 
 _DEEPEST = 8
-_MOST_LEAVES = 20_000
+_MOST_OTHERS = 20_000
 _LONGEST = 1_000
-"""Bounds of the walk through the user's own containers: lists of this length are data or logs, not state."""
+"""Bounds of the walk through the user's own containers: longer ones are data or logs, not state. Weights and optimizer
+state are never left out."""
 
 _LARGEST_ARRAY = 2**22
 """Larger NumPy arrays are data: reading one would cost more than a whole training step."""
 
 KEYS = ("model", "optimizer", "scheduler")
 _ROOTS = ("train_step", "loss_fn", "compute_loss", "validate", "save", "load")
-_MODULE_INTERNALS = frozenset(vars(nn.Module()))
-_OPTIMIZER_INTERNALS = frozenset(vars(torch.optim.Adam([nn.Parameter(torch.zeros(1))])))
+_MODULE_INTERNALS = frozenset(name for name in vars(nn.Module()) if "hooks" not in name)
+_OPTIMIZER_INTERNALS = frozenset({"state", "param_groups", "defaults", "_zero_grad_profile_name"})
 _BOOKKEEPING = frozenset(
     {"optimizer", "verbose", "_last_lr", "_step_count", "_is_initial", "_get_lr_called_within_step", "_initial_step"}
 )
@@ -93,6 +94,7 @@ class _Walk:
         self.found = Look()
         self._seen: dict[int, Any] = {}
         self._names: dict[int, str] = {}
+        self._others = 0
         setup = session.setup
         self._model = setup.model
         self._keys = {id(getattr(setup, key)): key for key in KEYS if getattr(setup, key) is not None}
@@ -102,7 +104,7 @@ class _Walk:
     def _visit(
         self, value: Any, path: str, slot: Slot | None, depth: int, kind: Kind = "number", part: str | None = None
     ) -> None:
-        if len(self.found.leaves) >= _MOST_LEAVES or depth > _DEEPEST or isinstance(value, _NOT_STATE):
+        if depth > _DEEPEST or isinstance(value, _NOT_STATE):
             return
         if value is None or isinstance(value, (bool, int, float, str, np.generic)):
             plain = value.item() if isinstance(value, np.generic) else value
@@ -124,7 +126,7 @@ class _Walk:
             self._module(value, path, depth)
         elif isinstance(value, Optimizer) or ("param_groups" in attributes and "state" in attributes):
             self._optimizer(value, path, depth)
-        elif isinstance(value, LRScheduler) or path == "scheduler":
+        elif isinstance(value, LRScheduler):
             self._attributes(value, path, depth, "schedule", part or path, _BOOKKEEPING)
         elif isinstance(value, (Mapping, list, tuple, deque)):
             self._container(value, path, depth, kind, part)
@@ -143,6 +145,10 @@ class _Walk:
             self._attributes(value, path, depth, kind, part)
 
     def _leaf(self, path: str, leaf: Leaf, slot: Slot | None) -> None:
+        if leaf.kind in {"number", "tensor"}:
+            self._others += 1
+            if self._others > _MOST_OTHERS:
+                return
         while path in self.found.leaves:  # another function's variable of the same name
             path += "'"
         self.found.leaves[path] = leaf
@@ -168,6 +174,8 @@ class _Walk:
 
     def _module(self, module: nn.Module, path: str, depth: int) -> None:
         is_main = module is self._model
+        # A module without parameters is a meter or a normaliser: what it holds may be a log.
+        beside: Kind = "module" if next(module.parameters(), None) is not None else "tensor"
         for name, parameter in module.named_parameters():
             if id(parameter) not in self._seen:
                 self._seen[id(parameter)] = parameter
@@ -183,7 +191,7 @@ class _Walk:
                 if id(buffer) not in self._seen:
                     self._seen[id(buffer)] = buffer
                     saved = name not in sub._non_persistent_buffers_set
-                    kind: Kind = ("buffer" if is_main else "module") if saved else "tensor"
+                    kind: Kind = ("buffer" if is_main else beside) if saved else "tensor"
                     self._tensor(buffer, f"{where}.{name}", _attribute(sub, name), kind, path if saved else where)
             self._mode(sub, "training", f"{where}.training")
             self._attributes(sub, where, depth, "number", None, _MODULE_INTERNALS)
@@ -225,15 +233,16 @@ class _Walk:
     def _function(self, function: Any, depth: int) -> None:
         if not isinstance(function, types.FunctionType):
             return
-        if not is_users(function.__code__.co_filename):  # decorated with a library's decorator
-            self._visit(getattr(function, "__wrapped__", None), function.__name__, None, depth + 1)
-            return
+        is_own = is_users(function.__code__.co_filename)
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
             try:
                 value = cell.cell_contents
             except ValueError:  # not bound yet
                 continue
-            self._visit(value, name, _attribute(cell, "cell_contents"), depth + 1)
+            if is_own or callable(value):  # a library's decorator holds the user's function
+                self._visit(value, name, _attribute(cell, "cell_contents"), depth + 1)
+        if not is_own:
+            return
         for name in sorted(_global_names(function.__code__) & function.__globals__.keys()):
             self._visit(function.__globals__[name], name, _item(function.__globals__, name), depth + 1)
         for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from stabcheck.trial.duplicates import MIXER
+from stabcheck.trial.split import Split
+from stabcheck.trial.table import Column
 
 Array = np.ndarray[Any, Any]
 
 SHORTEST = 8
 """Steps; half of a shorter window coincides by chance too often."""
 
-QUERIES = 500
-"""Validation windows looked up: the share is then known to within 5 percentage points."""
+QUERIES = 2000
+"""Validation windows looked up: their share is then known to within 2 percentage points."""
 
 BLOCKS = 2**22
 """Hashes made at a time: 32 MiB."""
@@ -31,15 +33,48 @@ _INVERSE = np.uint64(pow(int(MIXER), -1, 2**64))
 class Overlap:
     """How many validation windows share half of themselves or more with a training window, the two being shifted."""
 
-    compared: int
+    rows: Array
+    """Validation rows looked up."""
     begin: float
     """Share whose first half lies in a training window."""
     end: float
     """Share whose last half does."""
+    beginning: Array
+    """Rows of the former."""
     ending: Array
     """Rows of the latter."""
     pairs: list[tuple[int, int, int]]
     """Some (training row, validation row, shift in steps)."""
+
+
+def overlaps(split: Split, fresh: Array) -> Overlap | None:
+    """Look for windows of one series in the largest leaf of the input; None if it is no sequence."""
+    pair = split.largest()
+    if pair is None or not all(isinstance(column.rows, np.ndarray) for column in pair):
+        return None
+    shape, queries = pair[0].shape, split.unlike(fresh)
+    if pair[1].shape != shape or len(shape) not in {1, 2} or not len(queries):
+        return None
+    best: Overlap | None = None
+    for axis, steps in enumerate(shape):
+        if steps >= SHORTEST:
+            train, val = (_time_major(column, axis) for column in pair)
+            found = overlap(train, val[queries], steps)
+            best = found if best is None or len(found.ending) > len(best.ending) else best
+    if best is None:
+        return None
+    train_kept, val_kept = split.train.table.kept, split.val.table.kept[queries]
+    pairs = [(int(train_kept[t]), int(val_kept[v]), by) for t, v, by in best.pairs]
+    return replace(
+        best, rows=val_kept[best.rows], beginning=val_kept[best.beginning], ending=val_kept[best.ending], pairs=pairs
+    )
+
+
+def _time_major(column: Column, axis: int) -> Array:
+    rows = np.asarray(column.rows)
+    if len(column.shape) == 2 and axis == 1:
+        rows = rows.reshape(-1, *column.shape).transpose(0, 2, 1).reshape(len(rows), -1)
+    return np.ascontiguousarray(rows)
 
 
 def overlap(train: Array, val: Array, steps: int, *, seed: int = 0) -> Overlap:
@@ -81,13 +116,11 @@ def overlap(train: Array, val: Array, steps: int, *, seed: int = 0) -> Overlap:
             for t, q, by in zip(hits[same, 0][:20], query[same][:20], shift[same][:20], strict=True):
                 pairs.append((start + int(t), int(rows[q]), int(by)))
     if confirmed < CONFIRMED * partial:
-        return Overlap(len(rows), 0.0, 0.0, rows[:0], [])
+        return Overlap(rows, 0.0, 0.0, rows[:0], rows[:0], [])
     head, tail = seen["head"], seen["tail"]
-    ending = rows[tail]
-    known = set(ending.tolist())
-    return Overlap(
-        len(rows), float(head.mean()), float(tail.mean()), ending, [pair for pair in pairs if pair[1] in known][:5]
-    )
+    known = set(rows[tail].tolist())
+    some = [pair for pair in pairs if pair[1] in known][:5]
+    return Overlap(rows, float(head.mean()), float(tail.mean()), rows[head], rows[tail], some)
 
 
 def _steps(windows: Array, steps: int) -> Array:
@@ -123,7 +156,7 @@ def _blocks(sums: Array, length: int) -> Array:
 
 
 def _span(sums: Array, row: Array, start: Array, length: Array) -> Array:
-    return (sums[row, start + length] - sums[row, start]) * _powers(_INVERSE, sums.shape[1])[start]
+    return np.asarray((sums[row, start + length] - sums[row, start]) * _powers(_INVERSE, sums.shape[1])[start])
 
 
 def _once(blocks: Array, digest: Array) -> Array:

@@ -47,16 +47,23 @@ def test_scaling_the_loss_moves_no_neck() -> None:
 
 
 def test_an_output_that_ignores_the_input_fails() -> None:
-    signals = (signal("0"), signal("2"), signal("4", share=1e-6))
+    signals = (signal("0"), signal("2", share=1e-3), signal("4", share=1e-6))
 
     assert codes(recording(signals=signals, steps=STALLED)) == [("SC0702", "fail")]
 
 
 def test_language_models_get_the_wider_margin() -> None:
-    signals = (signal("0"), signal("2"), signal("4", share=3e-5))
+    signals = (signal("0"), signal("2", share=5e-3), signal("4", share=3e-5))
 
     assert codes(recording(signals=signals, steps=STALLED, tokens=True)) == []
     assert codes(recording(signals=signals, steps=STALLED)) == [("SC0702", "fail")]
+
+
+def test_a_layer_that_loses_the_input_at_once_is_named() -> None:
+    signals = (signal("emb"), signal("att", share=1e-12), signal("out", share=1e-12))
+    (finding,) = CHECK.run(recording(signals=signals, steps=STALLED)).findings
+
+    assert (finding.code, finding.location, finding.evidence["before"]) == ("SC0705", "att", "emb")
 
 
 def test_a_signal_that_was_there_at_the_start_was_killed() -> None:

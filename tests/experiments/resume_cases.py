@@ -43,9 +43,7 @@ class Attention(nn.Module):
 
 def build_model(kind):
     if kind == "mlp":
-        return nn.Sequential(
-            nn.Linear(10, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Dropout(0.3), nn.Linear(24, CLASSES)
-        )
+        return nn.Sequential(nn.Linear(10, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Dropout(0.3), nn.Linear(24, CLASSES))
     if kind == "cnn":
         return nn.Sequential(
             nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Dropout(0.2), nn.Linear(6 * 16, CLASSES)

@@ -10,8 +10,8 @@ class Numbers(Dataset):
         return 64
 
     def __getitem__(self, index):
-        return torch.full((6,), index / 64), index % 2
+        return torch.full((6,), index / 64), index // 32
 
 
 def setup():
-    return parts(train_loader=DataLoader(Numbers(), batch_size=16, num_workers=1, multiprocessing_context="spawn"))
+    return parts(val_loader=DataLoader(Numbers(), batch_size=16, num_workers=1, multiprocessing_context="spawn"))

@@ -1,17 +1,14 @@
-"""Fitting one batch: with an optimizer of ours while everything random stands still, with everything random
-moving, and with the user's own training step."""
+"""Training on one batch again and again, with an optimizer of ours or with the user's own step."""
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from stabcheck.trial.rng import kept_rng, seed_all
 from stabcheck.trial.session import Session
@@ -105,39 +102,6 @@ def fit_with_own_step(
             if not math.isfinite(losses[-1]) or stop(losses):
                 break
     return Fit(max(rates, default=math.nan), tuple(losses))
-
-
-class _NoDropout(TorchFunctionMode):
-    """Dropout of every kind that torch.nn.functional has lets everything through."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        name = getattr(func, "__name__", "")
-        if name == "scaled_dot_product_attention":
-            args = (*args[:4], 0.0, *args[5:]) if len(args) > 4 else args
-            kwargs = {**kwargs, "dropout_p": 0.0} if "dropout_p" in kwargs else kwargs
-        elif "dropout" in name and (args or "input" in kwargs):
-            return args[0] if args else kwargs["input"]
-        return func(*args, **kwargs)
-
-
-@contextlib.contextmanager
-def dropout_off(model: nn.Module) -> Iterator[bool]:
-    """Let nothing be dropped inside, by modules or functions; yields whether a module has a dropout above zero."""
-    kept: list[tuple[nn.Module, str, float]] = []
-    for module in model.modules():
-        name = "p" if isinstance(module, nn.modules.dropout._DropoutNd) else "dropout"
-        value = getattr(module, name, None)
-        if isinstance(value, float) and value > 0:
-            kept.append((module, name, value))
-    for module, name, _ in kept:
-        setattr(module, name, 0.0)
-    try:
-        with _NoDropout():
-            yield bool(kept)
-    finally:
-        for module, name, value in kept:
-            setattr(module, name, value)
 
 
 def is_stochastic(session: Session, batch: Any, seed: int) -> bool:

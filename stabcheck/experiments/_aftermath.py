@@ -1,0 +1,165 @@
+"""The part of eval-mode that judges what validating leaves behind: weights, buffers, gradients, modes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from stabcheck.check import Finding, Rule, Source
+
+if TYPE_CHECKING:
+    from stabcheck.trial.forward_watch import Visit
+    from stabcheck.trial.rehearsal import Rehearsal
+
+BUFFER = Rule(
+    "SC0604",
+    "buffer-changed-by-validation",
+    "fail",
+    message="{where} changes the buffer {location}{more}: the model now holds something of the validation data{proof}.",
+    fix="Update buffers in forward only `if self.training`.",
+)
+WEIGHTS = Rule(
+    "SC0605",
+    "weights-changed-by-validation",
+    "fail",
+    message="{how}: the model that trains on is not the one that was validated.",
+    fix="{advice}",
+)
+GRADIENTS = Rule(
+    "SC0606",
+    "gradients-left-by-validation",
+    "fail",
+    message="{where} leaves gradients in {count} of {total} parameters: it calls backward(), and {consequence}.",
+    fix="Remove backward() from the validation and put it under torch.no_grad().",
+)
+MODE_LEFT = Rule(
+    "SC0607",
+    "mode-not-restored",
+    "fail",
+    message="After validate() train_step runs {what} in {after} mode; before, it was {before} mode. Unless your loop sets the "
+    "mode, {consequence}.",
+    fix="{advice}",
+)
+GRAD_OFF = Rule(
+    "SC0616",
+    "gradients-left-off",
+    "fail",
+    message="After validate() {what}: training then fails, or goes on without them.",
+    fix="Use `with torch.no_grad():` around the validation, which undoes itself.",
+)
+FAILS = Rule(
+    "SC0617",
+    "fails-after-validation",
+    "fail",
+    message="After validate() {what} raises {error}; the first time it went well.",
+    fix="Find what validate() leaves changed or used up: data type, device, frozen parameters, an open context, an iterator.",
+)
+
+RULES = (BUFFER, WEIGHTS, GRADIENTS, MODE_LEFT, GRAD_OFF, FAILS)
+
+_ASLEEP = {
+    "dropout": "dropout stays off for the rest of the training",
+    "statistics": "its running statistics stay frozen, and are used, for the rest of the training",
+    "custom": "what it does in training mode stays off for the rest of the training",
+}
+
+
+def judge(seen: Rehearsal, where: str, source: Source | None) -> Iterator[Finding]:
+    """What the validation (called `where`, written at `source`) changed that it must not change."""
+    if seen.run.stepped or seen.changes.parameters:
+        yield _weights(seen, where, source)
+    elif not seen.run.stopped:
+        yield from _buffers(seen, where, source)
+        yield from _gradients(seen, where, source)
+    if not seen.run.stopped:
+        yield from _training_on(seen, source)
+
+
+def _weights(seen: Rehearsal, where: str, source: Source | None) -> Finding:
+    changed = seen.changes.parameters
+    largest = max(changed, key=lambda name: changed[name], default=None)
+    if seen.run.stepped:
+        how, advice = f"An optimizer stepped in {where}", "Take the optimizer's step out of the validation."
+    else:
+        how = f"{len(changed)} parameters differ after {where} (the largest change: {largest})"
+        advice = "Put back the weights that were there before, also when the validation raises."
+    return WEIGHTS.at(largest, source=source, how=how, advice=advice, changed=len(changed))
+
+
+def _buffers(seen: Rehearsal, where: str, source: Source | None) -> Iterator[Finding]:
+    judged = seen.run.visits if seen.estimates_again else seen.in_training_mode()
+    explained = {visit.path for visit in judged if visit.switch == "statistics"}
+    changed = [name for name in seen.changes.buffers if name.rpartition(".")[0] not in explained]
+    if not changed or seen.buffers_matter is False:
+        return
+    saved = changed[0] in seen.setup.model.state_dict()
+    if saved or seen.buffers_matter:
+        yield BUFFER.at(
+            changed[0],
+            source=source,
+            severity="fail" if saved and seen.buffers_matter else "warn",
+            where=where,
+            more=f" and {len(changed) - 1} more" if len(changed) > 1 else "",
+            proof=", and its loss on training data is another" if seen.buffers_matter else "",
+        )
+
+
+def _gradients(seen: Rehearsal, where: str, source: Source | None) -> Iterator[Finding]:
+    left = seen.changes.gradients
+    # Gradients of the input are asked for by attacks and force fields; those of the parameters come along with them.
+    if not left or (seen.run.wants_input_grad and not seen.accumulates):
+        return
+    consequence = {
+        True: "the next training step adds its own to them",
+        False: "train_step clears them, so they only cost time and memory",
+        None: "a loop that calls zero_grad() after the step will add its own to them",
+    }[seen.accumulates]
+    yield GRADIENTS.at(
+        left[0],
+        source=source,
+        severity="warn" if seen.accumulates is False else "fail",
+        where=where,
+        count=len(left),
+        total=sum(1 for _ in seen.setup.model.parameters()),
+        consequence=consequence,
+    )
+
+
+def _training_on(seen: Rehearsal, source: Source | None) -> Iterator[Finding]:
+    frozen = seen.changes.frozen
+    if seen.run.leaves_grad_off:
+        what = "gradients are switched off everywhere (torch.set_grad_enabled)"
+        yield GRAD_OFF.at(None, source=source, what=what)
+    elif frozen:
+        what = f"{len(frozen)} parameters that were trained no longer require gradients"
+        yield GRAD_OFF.at(frozen[0], source=source, what=what)
+    elif seen.fails_after is not None:
+        what, error = seen.fails_after
+        yield FAILS.at(None, source=source, what=what, error=error)
+    flipped = seen.flipped_modes()
+    if not flipped:
+        return
+    first = flipped[0]
+    if first.evaluating:
+        before, after, consequence = "training", "eval", _ASLEEP[first.effect or "custom"]
+        advice = "Call model.train() at the end of validate(), or at the start of train_step."
+    else:
+        before, after, consequence = "eval", "training", "what was frozen trains from then on"
+        advice = "Put back the mode that each module had, rather than calling train() on the whole model."
+    yield MODE_LEFT.at(
+        first.path or None,
+        source=source,
+        what=named(flipped),
+        before=before,
+        after=after,
+        consequence=consequence,
+        advice=advice,
+    )
+
+
+def named(visits: list[Visit]) -> str:
+    """The first of the modules by name and class, and how many more there are."""
+    first, more = visits[0], len(visits) - 1
+    beside = "" if first.of_model else f" of a {type(first.root).__name__} beside the set-up's model"
+    rest = f" and {more} more module{'s' if more > 1 else ''}" if more else ""
+    return f"{first.path or 'the model itself'} ({first.kind}){beside}{rest}"

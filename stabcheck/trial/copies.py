@@ -1,0 +1,138 @@
+"""Equal samples across a split, and when they are more than chance and the data's own repetitions give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from stabcheck.trial.duplicates import isolated, rate_p, repeats
+from stabcheck.trial.split import Split
+from stabcheck.trial.table import Table
+
+Array = np.ndarray[Any, Any]
+
+MATERIAL = 0.005
+"""Share of the validation samples below which a leak moves no score: public test sets hold a few copies in a
+thousand (about ten of the 10,000 test images of CIFAR-10 are in its training set), and are used."""
+
+FEW = 3
+"""Copies from which on the check fails: one pair in a set is a row that someone entered twice."""
+
+DRIFT = 1 / 3
+"""Repetition beyond what each side has within itself counts from this part of it on: where data repeat by nature, the
+rate differs that much between, say, two months."""
+
+SURE, CLEAR, LIKELY, UNUSUAL = 1e-4, 1e-3, 0.05, 0.2
+"""Error rates: of a comparison of all equal samples, which depend on each other; of one that counts only samples that
+chance cannot have made equal; and, where training holds no two such samples, of a failure and of a warning: they are
+copies then, and the only doubt is whether the split or the data are to blame."""
+
+REPETITIVE = 0.05
+"""Share of the validation samples that are copies from which it fails though training holds as many of its own: the data
+repeat themselves, and a twentieth of the score is memory."""
+
+CLASSES = 0.1
+"""Distinct labels over samples beyond which labels are no classes but texts or measurements, which differ freely."""
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Validation samples that are equal to a training sample, and what follows."""
+
+    verdict: Literal["warn", "fail"] | None
+    rows: Array
+    """Validation rows that the verdict is about, and for each an equal training row."""
+    twins: Array
+    repetitive: bool
+    """Training holds copies of its own, so that a cause outside the two samples is likely: windows, groups."""
+    expected: float
+    """Equal validation samples that the repetitions within either side would give."""
+    equal: float
+    """Share of the validation samples that are equal to a training sample, label included."""
+    equal_within: float
+    """Share of the training samples that are equal to another one."""
+    copies: float
+    """Copies among the former, each content once: what is equal but not by chance (see `duplicates.isolated`)."""
+    copies_within: float
+    """Share of the training samples that are copies of another one."""
+
+
+def copies(split: Split, fresh: Array) -> Copies:
+    """Judge the samples among the validation rows `fresh` that are equal to a training sample.
+
+    Two kinds of evidence: there are many more than within each side; or they are of a content that has no company, so
+    that chance is excluded and a few are enough.
+    """
+    train, val = split.train.table, split.val.table
+    of, compared = len(val), len(train)
+    inputs, whole = repeats(train.inputs, val.inputs[fresh]), repeats(train.whole, val.whole[fresh])
+    everything, halves = _together(train, val)
+    alone = isolated(val.inputs[fresh[inputs.rows]], everything, halves)
+    contents = len(np.unique(val.inputs[fresh[inputs.rows[alone]]]))
+    pairs, within = _repeated(train, everything, halves)
+
+    natural = max(whole.within, whole.within_val)
+    by_rate = rate_p(len(whole.rows), of, round(natural * compared), compared)
+    leaked = min(_beyond(whole.share, natural), _beyond(whole.distinct_share, whole.distinct_within))
+    # Pairs of equal samples fall apart at random: of those not within validation, 2f / (1 + f) are split, where f is
+    # validation's share of the data; half the training samples as the base gives that.
+    by_content = rate_p(contents, of, pairs, compared / 2)
+    material = contents >= max(2, MATERIAL * of)
+
+    verdict: Literal["warn", "fail"] | None = None
+    chosen = inputs.rows[alone], inputs.twins[alone]
+    if whole.distinct >= FEW and leaked >= max(MATERIAL, DRIFT * natural) and by_rate <= SURE:
+        verdict, chosen = "fail", (whole.rows, whole.twins)
+    elif material and not pairs and by_content <= UNUSUAL:
+        verdict = "fail" if contents >= FEW and by_content <= LIKELY else "warn"
+    elif material and (by_content <= CLEAR or contents >= max(FEW, REPETITIVE * of)):
+        verdict = "fail"
+    return Copies(
+        verdict=verdict,
+        rows=fresh[chosen[0]],
+        twins=chosen[1],
+        repetitive=pairs > 0,
+        expected=natural * of,
+        equal=whole.share,
+        equal_within=whole.within,
+        copies=contents / of,
+        copies_within=within / compared,
+    )
+
+
+def _together(train: Table, val: Table) -> tuple[Array, Array]:
+    return np.concatenate([train.inputs, val.inputs]), np.concatenate([train.halves, val.halves])
+
+
+def _repeated(train: Table, everything: Array, halves: Array) -> tuple[int, int]:
+    """Isolated contents that training holds more than once, and the samples that have them."""
+    contents, times = np.unique(train.inputs, return_counts=True)
+    contents, times = contents[times > 1], times[times > 1]
+    alone = isolated(contents, everything, halves)
+    return int(alone.sum()), int(times[alone].sum())
+
+
+def _beyond(share: float, natural: float) -> float:
+    """The share of leaked samples that raises `natural` to `share`, leaked ones always being found."""
+    return (share - natural) / (1 - natural) if natural < 1 else 0.0
+
+
+def conflicts(split: Split) -> list[tuple[int, int]]:
+    """Training samples with an isolated input that another has too, with another class: (row, row of the other)."""
+    train = split.train.table
+    if not len(train.labels) or len(np.unique(train.labels)) > max(2, CLASSES * len(train)):
+        return []
+    _, first = np.unique(train.whole, return_index=True)
+    contents, times = np.unique(train.inputs[first], return_counts=True)
+    torn = contents[times > 1]
+    torn = torn[isolated(torn, train.inputs, train.halves)]
+    by_content: dict[int, list[int]] = {}
+    for row in np.flatnonzero(np.isin(train.inputs, torn)).tolist():
+        by_content.setdefault(int(train.inputs[row]), []).append(row)
+    return [
+        (row, next(other for other in rows if train.labels[other] != train.labels[row]))
+        for rows in by_content.values()
+        for row in rows
+    ]

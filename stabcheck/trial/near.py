@@ -1,0 +1,128 @@
+"""Near-copies across a split, and when they are too many."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from stabcheck.trial.duplicates import rate_p, repeats
+from stabcheck.trial.neighbours import Neighbours, neighbours
+from stabcheck.trial.split import Split
+
+Array = np.ndarray[Any, Any]
+
+RATIOS = (0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.01)
+"""Ratios at which near-copies are counted. Noise of 5 % of an image's range gives about 0.4, of 1 % about 0.1."""
+
+FEW, MATERIAL = 3, 0.005
+"""Near-copies, and their share of the samples looked up, below which nothing is said: real data hold as many."""
+
+SURE, LIKELY = 1e-5, 0.01
+"""Error rates: of comparing counts with those within training, for any of the views and ratios, and of the same for
+samples that are nearer than even scatter would have it (PROOF)."""
+
+PROOF = 1e-4
+"""Chance of a ratio under even scatter from which on each sample counts by itself. None of digits, wine, breast cancer,
+diabetes, iris, moons, blobs, sines and their random splits had one."""
+
+FAILS = 0.02
+"""Share beyond training's own that fails: near-copies are no proof each, a fiftieth of the set is."""
+
+EVERYWHERE, SCATTER = 0.5, 0.05
+"""Share from which near-copies fail even where training is as full of them, and the most that even scatter may give
+there: half of the score is then for samples with a sibling in training."""
+
+HOW = {
+    "values": "in value",
+    "standardised": "in standard units",
+    "normalised": "but for brightness and contrast",
+    "mirrored": "after mirroring",
+    "tokens": "in their runs of three tokens",
+    "text": "in their runs of four letters",
+}
+
+
+@dataclass(frozen=True)
+class Near:
+    """What one view says about near-copies."""
+
+    view: str
+    how: str
+    share: float
+    within: float
+    """The share of training samples with a near-copy in training."""
+    verdict: Literal["warn", "fail"] | None
+    rows: Array
+    """Validation rows that have one, nearest first."""
+    twins: Array
+    """Their training rows."""
+    distances: list[float]
+    compared: int
+
+
+def _judged(view: Neighbours) -> Near:
+    """Count near-copies at the ratio where they stand out most from those within training."""
+    best: tuple[float, float, Literal["warn", "fail"] | None] = (0.0, RATIOS[-1], None)
+    for limit in RATIOS:
+        found, own = int((view.ratio <= limit).sum()), int((view.within <= limit).sum())
+        share, within = found / len(view.ratio), own / len(view.within)
+        p = rate_p(found, len(view.ratio), own, len(view.within))
+        verdict: Literal["warn", "fail"] | None = None
+        if share >= EVERYWHERE and view.chance(limit) <= SCATTER:
+            verdict = "fail"
+        elif found >= FEW and share - within >= max(MATERIAL, within / 3, view.chance(limit)) and p <= SURE:
+            verdict = "fail" if share - within >= FAILS else "warn"
+        elif found >= 2 and share >= max(MATERIAL, 4 * within) and view.chance(limit) <= PROOF and p <= LIKELY:
+            verdict = "warn"
+        best = max(best, (share - within, limit, verdict), key=lambda b: (b[2] == "fail", b[2] is not None, b[0]))
+    limit = best[1]
+    hits = np.flatnonzero(view.ratio <= limit)
+    hits = hits[np.argsort(view.ratio[hits], kind="stable")]
+    return Near(
+        view=view.view,
+        how=f"{HOW[view.view]}, within {limit:g} of the distance to the tenth neighbour",
+        share=len(hits) / len(view.ratio),
+        within=float((view.within <= limit).mean()),
+        verdict=best[2],
+        rows=view.rows[hits],
+        twins=view.nearest[hits],
+        distances=[float(d) for d in view.distance[hits][:5]],
+        compared=len(view.ratio),
+    )
+
+
+def near_copies(split: Split, fresh: Array) -> list[Near]:
+    """Look for near-copies of the validation rows `fresh`, equal samples left out: texts that differ in case and spacing
+    only, and neighbours in the largest leaf of the input."""
+    train, val = split.train.table, split.val.table
+    found = []
+    if not (np.array_equal(train.folded, train.inputs) and np.array_equal(val.folded, val.inputs)):
+        found.append(_recased(split, fresh))
+    pair = split.largest()
+    if pair is not None:
+        _, once = np.unique(train.inputs[train.kept], return_index=True)
+        for view in neighbours(*pair, once, split.unlike(fresh)):
+            found.append(_judged(replace(view, rows=val.kept[view.rows], nearest=train.kept[view.nearest])))
+    return found
+
+
+def _recased(split: Split, fresh: Array) -> Near:
+    train, val = split.train.table, split.val.table
+    _, once = np.unique(train.inputs, return_index=True)
+    fresh = fresh[~np.isin(val.inputs[fresh], train.inputs)]
+    same = repeats(train.folded[once], val.folded[fresh])
+    p = rate_p(len(same.rows), len(fresh), round(same.within * len(once)), len(once))
+    enough = same.distinct >= FEW and same.share - same.within >= MATERIAL and p <= LIKELY
+    return Near(
+        view="case",
+        how="equal but for case and spacing",
+        share=same.share,
+        within=same.within,
+        verdict=("fail" if same.share - same.within >= FAILS else "warn") if enough else None,
+        rows=fresh[same.rows],
+        twins=once[same.twins],
+        distances=[0.0] * len(same.rows[:5]),
+        compared=len(fresh),
+    )

@@ -1,0 +1,140 @@
+"""Fitting one batch with an optimizer of ours: with everything random held still, and with it moving."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from stabcheck.trial import batches
+from stabcheck.trial.bench import Bench
+from stabcheck.trial.overfit.dropout import dropout_off
+from stabcheck.trial.overfit.fits import MOVING_WINDOW, Fit, fit_with_adam, is_stochastic, settled
+from stabcheck.trial.overfit.levels import OneBatch
+from stabcheck.trial.rng import kept_rng
+from stabcheck.trial.session import Session
+from stabcheck.trial.yardsticks import measure
+from stabcheck.userland import UserCodeError
+
+FIRST_RATE, LADDER = 3e-3, (3e-4, 1e-3, 1e-2)
+FIRST_STEPS, RUNG_STEPS, LAST_STEPS, MOVING_STEPS = 60, 10, 140, 200
+NOISE_DRAWS = 8
+"""Draws of everything random over which the best constant guess is sought: one draw may be lucky."""
+NO_REACTION = 1e-3
+"""Change of the first loss when the inputs are zeroed or swapped, as a share of what there is to learn, that is none."""
+
+
+class Attempts:
+    """All attempts with an optimizer of ours, each from the same start."""
+
+    def __init__(self, bench: Bench, session: Session, chosen: OneBatch) -> None:
+        self.bench, self.session, self.chosen, self.seed = bench, session, chosen, bench.seed
+        self.curves: dict[str, list[float]] = {}
+        self.still_loss = math.nan
+        self.moving_constant = chosen.height
+        self.rates_tried: list[float] = []
+        self._rate = FIRST_RATE
+        self._snapshot = session.snapshot()
+
+    def fit_still(self, fitted: float) -> float:
+        """Share left after fitting with Adam, dropout off and randomness held; stops below `fitted`."""
+        self.bench.tell(0.1, "fitting one batch with stabcheck's Adam")
+        fit = self._fit_still(self.chosen.level(fitted))
+        self.still_loss = fit.lowest
+        self._rate = fit.rate
+        self.curves["stabcheck's Adam"] = list(fit.losses)
+        return self.chosen.left(fit.lowest)
+
+    def _fit_still(self, until: float) -> Fit:
+        with dropout_off(self.session.model):
+            best = self._attempt(FIRST_RATE, FIRST_STEPS, until)
+            self.rates_tried = [FIRST_RATE]
+            if best.lowest <= until:
+                return best
+            rungs = [self._attempt(rate, RUNG_STEPS, until) for rate in LADDER]
+            rungs.append(Fit(FIRST_RATE, best.losses[:RUNG_STEPS]))
+            self.rates_tried = sorted(fit.rate for fit in rungs)
+            # From the start again: the steps taken so far are repeated, so the curve is one whole attempt.
+            order = sorted(rungs, key=lambda fit: fit.final)
+            again = self._attempt(order[0].rate, RUNG_STEPS + LAST_STEPS, until)
+            return min((best, again), key=lambda fit: fit.lowest)
+
+    def _attempt(self, rate: float, steps: int, until: float, *, moving: bool = False) -> Fit:
+        self.session.restore(self._snapshot)
+        self.session.model.train()
+        return fit_with_adam(
+            self.session, self.chosen.batch, rate=rate, steps=steps, seed=self.seed, until=until, moving=moving
+        )
+
+    def inputs_are_unused(self, left: float) -> bool:
+        """Whether the first loss does not react to the inputs, and the fit goes equally well with all of them zero."""
+        self.session.restore(self._snapshot)
+        self.session.model.train()
+        with dropout_off(self.session.model), torch.no_grad():
+            with kept_rng(self.seed):
+                real = float(self.session.loss(self.chosen.batch))
+            for change in (torch.zeros_like, lambda t: t.flip(0) if t.dim() else t):
+                try:
+                    with kept_rng(self.seed), _changed_inputs(self.session, change):
+                        changed = float(self.session.loss(self.chosen.batch))
+                except UserCodeError:  # a model may refuse such inputs, which shows that it reads them
+                    return False
+                if not abs(changed - real) <= NO_REACTION * self.chosen.gap:
+                    return False
+        with _changed_inputs(self.session, torch.zeros_like):
+            try:
+                zeroed = self._fit_still(-math.inf)
+            except UserCodeError:  # a model may refuse zeros, which shows that it reads its inputs
+                return False
+        return abs(self.chosen.left(zeroed.lowest) - left) <= 0.02 * max(1.0, left)
+
+    def is_stochastic(self) -> bool:
+        """Whether the loss depends on the random seed at fixed weights."""
+        self.session.restore(self._snapshot)
+        self.session.model.train()
+        return is_stochastic(self.session, self.chosen.batch, self.seed)
+
+    def fit_moving(self, enough: float) -> tuple[float, float, int]:
+        """(share left, final loss, steps) with everything random drawn anew at each step; stops well below `enough`."""
+        self.bench.tell(0.4, "fitting one batch with randomness moving")
+        self.session.restore(self._snapshot)
+        draws = measure(self.session, [self.chosen.batch] * NOISE_DRAWS, self.seed)
+        if draws.constant is not None:
+            self.moving_constant = draws.constant
+        floor = self.chosen.floor
+        gap = max(self.moving_constant - floor, 1e-12)
+        fit = self._attempt(self._rate, MOVING_STEPS, floor + (enough - 0.1) * gap, moving=True)
+        final = settled(fit.losses, 2 * MOVING_WINDOW if len(fit.losses) == MOVING_STEPS else MOVING_WINDOW)
+        self.curves["with randomness moving"] = list(fit.losses)
+        return (final - floor) / gap, final, len(fit.losses)
+
+    def noise_is_dropout(self, enough: float) -> bool:
+        """Whether a signal survives once dropout is off and everything else random still moves."""
+        with dropout_off(self.session.model):
+            if not self.is_stochastic():
+                return True
+            left, _, _ = self.fit_moving(enough)
+        return left <= enough
+
+
+@contextlib.contextmanager
+def _changed_inputs(session: Session, change: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Every tensor that the model is called with goes through `change` first; masks and labels are left alone."""
+
+    def changed(value: Any) -> Any:
+        return batches.map_tensors(value, lambda t: t if t.dtype == torch.bool else change(t))
+
+    def hook(module: Any, args: Any, kwargs: Any) -> Any:
+        own_loss = not (session.setup.loss_fn or session.setup.compute_loss)
+        given = tuple(changed(a) if i == 0 or not own_loss else a for i, a in enumerate(args))
+        named = {k: v if any(w in k for w in ("mask", "label", "target")) else changed(v) for k, v in kwargs.items()}
+        return given, named
+
+    handle = session.model.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,147 @@
+"""A fault of the planned rates as the facts that a finding's sentences are made from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stabcheck.trial.planned_rates import PlannedRun
+from stabcheck.trial.scheduler_sizes import resized
+
+
+def facts_of(run: PlannedRun) -> dict[str, Any]:
+    """Evidence for the rule that `run.fault` breaks, with "severity" and "place" where they are not the rule's own."""
+    assert run.fault is not None
+    facts: dict[str, Any] = {
+        "scheduler": run.name,
+        "calls": run.reading.calls,
+        "cadence": run.cadence,
+        "rate": float(run.used[0].max()),
+        **run.fault.facts,
+    }
+    if "call" in facts:
+        facts["when"] = run.when(facts["call"])
+    more = _WORDS.get(run.fault.kind)
+    return facts if more is None else {**facts, **more(run, facts)}
+
+
+def _other_optimizer(run: PlannedRun, facts: dict[str, Any]) -> dict[str, Any]:
+    return {"name": type(run.session.setup.scheduler).__name__}
+
+
+def _raises(run: PlannedRun, facts: dict[str, Any]) -> dict[str, Any]:
+    scheduler, calls, groups = run.session.setup.scheduler, run.reading.calls or 1, run.used.shape[1]
+    # A loop that drops the last, incomplete accumulation of each epoch never makes the last calls.
+    least = run.plan.least_steps
+    sure = least is None or run.reading.unit == "epoch" or facts["call"] <= least
+    known = len(getattr(scheduler, "base_lrs", None) or run.used[0])
+    new = resized(scheduler, calls / max(1, facts["call"] - 1))
+    remedy = f"the run calls the scheduler {calls} times: make it last for that many{f', as with {new}' if new else ''}"
+    if known != groups:
+        remedy = (
+            f"the optimizer has {groups} parameter groups, the scheduler knows {known}: add groups before it is built"
+        )
+    return {"remedy": remedy, "severity": "fail" if sure else "warn"}
+
+
+def _impossible(run: PlannedRun, facts: dict[str, Any]) -> dict[str, Any]:
+    if run.used.shape[1] == 1:
+        return {"group": ""}
+    return {"place": f"group {facts['group']}", "group": f" in group {facts['group']}"}
+
+
+def _pace(run: PlannedRun, facts: dict[str, Any]) -> dict[str, Any]:
+    calls, count, unit = run.reading.calls or 1, facts["count"], facts["unit"]
+    ratio = max(calls / count, count / calls)
+    new = resized(run.session.setup.scheduler, calls / count)
+    size = f"{calls} calls" + (f": {new}" if new else "")
+    accumulate = run.session.setup.accumulate_steps
+    return {
+        "severity": "warn" if facts.get("mild") else "fail",
+        "unit": {"epoch": "epochs", "optimizer step": "optimizer steps", "batch": "batches"}[unit],
+        "count": round(count),
+        "caller": run.caller,
+        "ratio": f"{ratio:.0f}" if ratio >= 9.5 else f"{ratio:.2g}",
+        "way": "often" if calls > count else "rarely",
+        "symptom": _symptom(facts),
+        "remedy": f"a batch is not an optimizer step here (accumulate_steps={accumulate}): size it for {size}"
+        if unit == "batch"
+        else f"step it once per {unit}, or size it for {size}",
+    }
+
+
+def _symptom(facts: dict[str, Any]) -> str:
+    when = facts.get("when", "")
+    match facts["symptom"]:
+        case "raises":
+            return f"it raises {when} ({facts['error']})"
+        case "impossible":
+            return f"the rate is {facts['rate']:.3g} {when}"
+        case "swings":
+            return "the rate goes down and up again" + (f" {facts['swings']} times" if facts["swings"] > 1 else "")
+        case "spent":
+            return f"the rate is used up {when}"
+        case "settled":
+            return f"all of its decay is over {when}"
+        case "warming":
+            return f"the run ends in its warm-up, at {facts['reached']:.1%} of the peak rate"
+        case _:
+            return f"the rate is still at {100 * facts['last']:.3g} % of its peak when the run ends"
+
+
+def _spent(run: PlannedRun, facts: dict[str, Any]) -> dict[str, Any]:
+    return {"severity": "fail" if facts["dead"] else "warn"}
+
+
+def _climbs(run: PlannedRun, facts: dict[str, Any]) -> dict[str, Any]:
+    # One valley and back to the top is a length that was halved; several may be cycles that are meant.
+    return {"severity": "fail" if facts["swings"] == 1 and facts["last"] >= 0.5 else "warn"}
+
+
+def _not_reached(run: PlannedRun, facts: dict[str, Any]) -> dict[str, Any]:
+    reached = facts["last"] / facts["target"]
+    return {"reached": reached, "severity": "fail" if reached < 0.5 else "warn"}
+
+
+def _cut_short(run: PlannedRun, facts: dict[str, Any]) -> dict[str, Any]:
+    new = resized(run.session.setup.scheduler, (run.reading.calls or 1) / facts["needs"])
+    return {"resized": f", as in {new}" if new else ""}
+
+
+def _grows(run: PlannedRun, facts: dict[str, Any]) -> dict[str, Any]:
+    gamma = getattr(run.session.setup.scheduler, "gamma", None)
+    hint = f" (gamma is {gamma})" if gamma is not None else ""
+    return {"hint": hint, "severity": "fail" if facts["factor"] >= 10 else "warn"}
+
+
+def _always_zero(run: PlannedRun, facts: dict[str, Any]) -> dict[str, Any]:
+    return {"group": ""}
+
+
+def _overwritten(run: PlannedRun, facts: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "what": f"the rate stays at {facts['rate']:.3g} in {facts['steps']} calls of train_step",
+        "effect": "is stepped, but its rates are overwritten",
+    }
+
+
+def _reset(run: PlannedRun, facts: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "what": f"the rate was set to {facts['before']:.3g} after the scheduler was built",
+        "effect": f"puts it back to {facts['after']:.3g} at its first step",
+    }
+
+
+_WORDS = {
+    "other-optimizer": _other_optimizer,
+    "raises": _raises,
+    "impossible": _impossible,
+    "pace": _pace,
+    "spent": _spent,
+    "climbs": _climbs,
+    "not-reached": _not_reached,
+    "cut-short": _cut_short,
+    "grows": _grows,
+    "always-zero": _always_zero,
+    "overwritten": _overwritten,
+    "reset": _reset,
+}
