@@ -25,7 +25,14 @@ class Explains:
 NO_FIT = ("SC0101", "SC0105")
 EXPLAINS: tuple[Explains, ...] = (
     Explains(
-        "SC0205", ("SC01", "SC0201", "SC07", "SC08", "SC09"), "NaN in a batch spoils everything that is trained on it"
+        "SC0205",
+        ("SC01", "SC0201", "SC0206", "SC07", "SC08", "SC09"),
+        "NaN in a batch spoils everything that is trained on it",
+    ),
+    Explains(
+        "SC0206",
+        ("SC0105", "SC0111", "SC0201", "SC0110", "SC07", "SC08", "SC09"),
+        "a loss that is not a number trains nothing",
     ),
     Explains("SC0104", ("SC0202", "SC07", "SC09"), "without a graph nothing is trained"),
     Explains(
@@ -36,7 +43,9 @@ EXPLAINS: tuple[Explains, ...] = (
     Explains("SC0203", ("SC0109", "SC0704"), "the clipping is what makes the steps so small"),
     Explains("SC0107", ("SC07", "SC09"), "weights that are never updated learn nothing"),
     Explains("SC0801", ("SC0105", "SC0108", "SC0110", "SC0204", "SC07", "SC09"), "after an overflow nothing is learnt"),
-    Explains("SC0802", ("SC0108", "SC0110", "SC0204", "SC07"), "a loss that diverges fits nothing and kills the signal"),
+    Explains(
+        "SC0802", ("SC0108", "SC0110", "SC0204", "SC07"), "a loss that diverges fits nothing and kills the signal"
+    ),
     Explains(
         "SC0803",
         ("SC0108", "SC0110", "SC0204", "SC07", "SC09"),

@@ -13,6 +13,8 @@ TAIL = 10
 STALLED = 0.1
 """Progress below this share of the way is none: 15 % of healthy trainings, and all that cannot train, are below it
 after 40 steps (1,234 trainings), so it only ever confirms another sign."""
+GROWN = 1.5
+"""Times the larger of the first loss and the constant-prediction loss: what counts as growth of the loss."""
 FALLING = 0.05
 """A fall of the loss within the last half of the trial, as a share of the constant-prediction level, that counts as
 movement when it also exceeds twice its standard error."""
@@ -125,6 +127,14 @@ def variance_share(recording: Recording, sample: int) -> float | None:
         if value is not None:
             return value
     return None
+
+
+def is_bad_from_nowhere(recording: Recording, step: int) -> bool:
+    """Whether a loss that is not finite at `step` comes without growth before it: at the first step, or after losses
+    that were no higher than at the start or than a constant guess's."""
+    before = [s.loss for s in recording.steps[:step] if s.loss is not None]
+    bounds = [v for v in (*before[:1], recording.yardsticks.constant, recording.yardsticks.zero) if v is not None]
+    return not before or max(before[-3:]) <= GROWN * max(bounds)
 
 
 def largest_update(recording: Recording) -> float | None:

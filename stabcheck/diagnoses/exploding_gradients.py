@@ -22,10 +22,10 @@ from typing import Any
 
 from stabcheck import stats
 from stabcheck.check import Finding, Outcome, Rule, Skip, diagnosis
-from stabcheck.reading import progress
+from stabcheck.reading import GROWN, is_bad_from_nowhere, progress
 from stabcheck.recording import Recording
 
-DIVERGED = 1.5
+DIVERGED = GROWN
 """Times the larger of first loss and constant-prediction loss: after 40 steps 0 alarms on 176 healthy trainings around
 the stability edge, 88 % of those that diverged (326 trainings of 500 steps)."""
 HOPELESS_START = 1000.0
@@ -104,11 +104,13 @@ def CHECK(recording: Recording) -> Outcome:  # noqa: N802
 
 
 def _overflow(recording: Recording) -> Finding | None:
-    """A non-finite loss or activation. A gradient that is infinite below a finite loss is gradient-norms' business,
-    and so is a batch that brought the NaN along."""
+    """A non-finite activation, or a non-finite loss after growth. A loss or gradient that is infinite out of nowhere is
+    gradient-norms' business, and so is a batch that brought the NaN along."""
     if recording.first_non_finite is None or recording.first_non_finite[0] not in {"activation", "loss"}:
         return None
     what, where, step = recording.first_non_finite
+    if what == "loss" and is_bad_from_nowhere(recording, step):
+        return None
     before = [f"{loss:.3g}" for loss in recording.losses[max(0, step - 3) : step]]
     value = "infinite or NaN"
     return OVERFLOW.at(

@@ -22,7 +22,7 @@ import math
 
 from stabcheck import stats
 from stabcheck.check import Finding, NotChecked, Outcome, Rule, Skip, diagnosis
-from stabcheck.reading import largest_update, progress
+from stabcheck.reading import is_bad_from_nowhere, largest_update, progress
 from stabcheck.recording import Parameter, Recording
 
 STRANGLED = 100.0
@@ -93,13 +93,39 @@ BAD_INPUT = Rule(
 )
 
 
-@diagnosis(title="Gradient norms", rules=(NON_FINITE, CUT_OFF, STRANGLING, SPIKES, BAD_INPUT))
+BAD_LOSS = Rule(
+    "SC0206",
+    "non-finite-loss",
+    "fail",
+    "the loss is infinite or NaN at step {step}, though every layer's output is finite and nothing grew before, so every "
+    "gradient is too",
+    "look into the loss on that batch: the logarithm of 0, a mean over nothing (all labels ignored or masked), a division by "
+    "a count of 0, targets that do not fit the outputs (as CTC with fewer frames than labels)",
+)
+STUCK = Rule(
+    "SC0207",
+    "stuck-at-zero",
+    "fail",
+    "{count} weight(s) of {location} start at zero and their gradient is exactly zero at every one of {steps} steps: what they "
+    "are multiplied with is zero as well, so they can never move",
+    "initialise one of the two factors with small random values: one zero-initialised layer or gate opens by itself, two in "
+    "a row never do",
+)
+
+
+@diagnosis(title="Gradient norms", rules=(NON_FINITE, CUT_OFF, STRANGLING, SPIKES, BAD_INPUT, BAD_LOSS, STUCK))
 def CHECK(recording: Recording) -> Outcome:  # noqa: N802
     """Judge the log of gradient norms."""
     totals = [s.grad_norm for s in recording.steps]
     if not any(t is not None for t in totals):
         raise Skip("no gradient was seen in any step of the trial")
-    findings = [*_non_finite(recording), *_cut_off(recording), *_clipping(recording), *_spikes(recording)]
+    findings = [
+        *_non_finite(recording),
+        *_cut_off(recording),
+        *_stuck(recording),
+        *_clipping(recording),
+        *_spikes(recording),
+    ]
     silent = [p for p in recording.parameters if _never(p)]
     frozen = [p.name for p in silent if not p.trainable]
     unused = [p.name for p in silent if p.trainable and p.matters is not True]
@@ -144,6 +170,8 @@ def _non_finite(recording: Recording) -> list[Finding]:
     what, where, step = recording.first_non_finite
     if what == "input":
         return [BAD_INPUT.at(None, step=step)]
+    if what == "loss" and is_bad_from_nowhere(recording, step):
+        return [BAD_LOSS.at(None, step=step)]
     if what != "gradient":
         return []
     loss = recording.steps[step].loss
@@ -159,6 +187,26 @@ def _cut_off(recording: Recording) -> list[Finding]:
         modules[parameter.module] = modules.get(parameter.module, 0) + 1
     return [
         CUT_OFF.at(module or None, source=recording.source(module), count=count)
+        for module, count in list(modules.items())[:5]
+    ]
+
+
+def _stuck(recording: Recording) -> list[Finding]:
+    """One finding for each of the first few modules whose zero weights never get a gradient other than zero."""
+    modules: dict[str, int] = {}
+    for p in recording.parameters:
+        values = [v for v in p.grad_norm if v is not None]
+        if (
+            p.zero_at_start
+            and p.trainable
+            and p.optimized
+            and len(p.shape) >= 2
+            and len(values) >= SETTLED
+            and not any(values)
+        ):
+            modules[p.module] = modules.get(p.module, 0) + 1
+    return [
+        STUCK.at(module or None, source=recording.source(module), count=count, steps=len(recording.steps))
         for module, count in list(modules.items())[:5]
     ]
 

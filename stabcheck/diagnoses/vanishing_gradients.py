@@ -122,6 +122,8 @@ def _judge(recording: Recording, state: Progress, end: int) -> Finding | None:
     lowest = FAIL_SHARE_TOKENS if recording.tokens else FAIL_SHARE
     is_starved, is_blind = depth < FAIL_NECK, varies < lowest
     nearly = depth < WARN_NECK or (varies < WARN_SHARE and not recording.tokens)
+    if state.constant is None:  # the first loss stands in for it, and the losses of adversaries do not fall
+        is_starved, is_blind, nearly = depth < 2 * FAIL_NECK, is_blind and not recording.tokens, False
     if not state.stalled or not (is_starved or is_blind or nearly):
         return None
     severity: Severity = "fail" if is_starved or is_blind else "warn"
@@ -159,7 +161,8 @@ def _judge(recording: Recording, state: Progress, end: int) -> Finding | None:
 
 def _lost_at_once(recording: Recording) -> tuple[str, str] | None:
     """(the layer before, the layer) where most of the variation goes at the start; None if it fades layer by layer."""
-    rows = [(s.module, max(s.variance_share[0], 1e-12)) for s in recording.signals if s.variance_share[0] is not None]
+    rows = [("the input", 1.0)]
+    rows += [(s.module, max(s.variance_share[0], 1e-12)) for s in recording.signals if s.variance_share[0] is not None]
     drops = [(math.log(a[1] / b[1]), a[0], b[0]) for a, b in itertools.pairwise(rows)]
     whole = sum(max(drop, 0.0) for drop, _, _ in drops)
     largest = max(drops, default=(0.0, "", ""))

@@ -7,7 +7,7 @@ epoch's end. Right after load it compares, by name and bit for bit, weights, buf
 module, tensor, number and flag that your functions close over (an EMA, a step counter); a few steps later the losses
 and weights. A value that differs but changes neither training nor a model kept beside it (a log, a timer) is no fault:
 where that is in doubt, the value of the uninterrupted run is put in place, and only what mends the resumed run is named.
-Tensors of more than 131072 elements are compared on an evenly spread sample.
+Tensors of more than 65536 elements are compared on an evenly spread sample.
 
 The next random numbers and batches are compared too, but a plain checkpoint without them is common and sound: you are
 warned only where the checkpoint holds the random state and load does not set it, or where the loader shuffles with a
@@ -31,22 +31,22 @@ from stabcheck.check import Finding, NotChecked, Outcome, Rule, Severity, experi
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
-    from stabcheck.trial.compare import Difference
+    from stabcheck.trial.course import Cause
+    from stabcheck.trial.cuts import Cut, Run
     from stabcheck.trial.resume import Resumed
-    from stabcheck.trial.uninterrupted import Cut, Run
 
 WEIGHTS = Rule(
     "SC0401",
     "weights-not-restored",
     "fail",
-    message="After load() in a fresh process {count} of {total} weight tensors are not the saved ones ({names}): {how}.",
+    message="After {load} in a fresh process {count} of {total} weight tensors are not the saved ones ({names}): {how}.",
     fix="Save model.state_dict() and load it into the same model with strict=True; look at the keys that are left out.",
 )
 BUFFERS = Rule(
     "SC0402",
     "buffers-not-restored",
     "fail",
-    message="After load() in a fresh process {count} of {total} buffers are not the saved ones ({names}): {how}. "
+    message="After {load} in a fresh process {count} of {total} buffers are not the saved ones ({names}): {how}. "
     "The training loss does not show it; evaluation does.",
     fix="Save model.state_dict(), which holds the buffers, rather than the parameters alone.",
 )
@@ -54,14 +54,14 @@ OPTIMIZER = Rule(
     "SC0403",
     "optimizer-state-not-restored",
     "fail",
-    message="After load() in a fresh process the state of {part} is not the saved one ({names} of {count} parameters): {how}.",
+    message="After {load} in a fresh process the state of {part} is not the saved one ({names} of {count} parameters): {how}.",
     fix="Save {part}.state_dict() and give it to {part}.load_state_dict() in load().",
 )
 DETACHED = Rule(
     "SC0404",
     "optimizer-detached-from-model",
     "fail",
-    message="After load() {part} no longer holds {count} of the model's parameters ({names}): they were replaced by new "
+    message="After {load} {part} no longer holds {count} of the model's parameters ({names}): they were replaced by new "
     "tensors, which it will never update.",
     fix="Load in place with model.load_state_dict(), or build the optimizer after the parameters are replaced.",
 )
@@ -69,22 +69,22 @@ SCHEDULE = Rule(
     "SC0405",
     "schedule-not-restored",
     "fail",
-    message="After load() in a fresh process {part} is not where it was saved: {how}.",
+    message="After {load} in a fresh process {part} is not where it was saved: {how}.",
     fix="Save {part}.state_dict() and give it to {part}.load_state_dict() in load().",
 )
 BESIDE = Rule(
     "SC0406",
     "second-model-not-restored",
     "fail",
-    message="Training changes {part}, but after load() in a fresh process it is not the saved one: {how}.",
+    message="Training changes {part}, but after {load} in a fresh process it is not the saved one: {how}.",
     fix="Save and load {part} as well as the model.",
 )
 UNSAVED = Rule(
     "SC0407",
     "unsaved-state-changes-training",
     "fail",
-    message="{part} is {saved} when the checkpoint is written and {loaded} after load() in a fresh process. It matters: with "
-    "the old value put back, the resumed run is the uninterrupted one again.",
+    message="{part} is {saved} when the checkpoint is written and {loaded} after {load} in a fresh process. It "
+    "matters: with the old value put back, the resumed run is the uninterrupted one again.",
     fix="{advice}",
 )
 NOT_LOADABLE = Rule(
@@ -125,8 +125,6 @@ UNKNOWN = Rule(
     "checkpoint) although all state in sight is restored and the uninterrupted run repeats itself exactly.",
     fix="Look for state outside the set-up's objects: a cache, a file, a queue, a counter in a library.",
 )
-
-
 _RULES = {"weight": WEIGHTS, "buffer": BUFFERS, "moment": OPTIMIZER, "held": DETACHED, "schedule": SCHEDULE}
 
 
@@ -171,16 +169,15 @@ def _broken(run: Run, results: list[Resumed]) -> list[Finding]:
     what = f"{error['stage']} fails after a resume" if result.is_loaded else "The checkpoint cannot be loaded"
     wrote_nothing = run.own_checkpoint and not run.cuts[0].wrote
     hint = " (save() wrote nothing to the path that it was given)" if wrote_nothing else ""
-    return [
-        NOT_LOADABLE.at(
-            None,
-            source=(error["file"], error["line"]) if error["file"] else None,
-            severity=_severity(run),
-            what=what if run.own_checkpoint else f"{what}, in the textbook way with state_dicts,",
-            error=error["message"] + hint,
-            advice=_advice(error["message"], wrote_nothing=wrote_nothing),
-        )
-    ]
+    finding = NOT_LOADABLE.at(
+        None,
+        source=(error["file"], error["line"]) if error["file"] else None,
+        severity=_severity(run),
+        what=what if run.own_checkpoint else f"{what}, in the textbook way with state_dicts,",
+        error=error["message"] + hint,
+        advice=_advice(error["message"], wrote_nothing=wrote_nothing),
+    )
+    return [finding]
 
 
 def _advice(message: str, *, wrote_nothing: bool) -> str:
@@ -217,9 +214,10 @@ def _lost(run: Run, results: list[Resumed]) -> list[Finding]:
                 part=item.part,
                 names=item.names,
                 count=item.count,
-                total=sum(leaf.kind == item.kind for leaf in cut.saved.values()),
+                **({"total": item.total} if item.total else {}),
                 how=item.how,
                 cut=cut.name,
+                load=_load(run),
             )
             found.setdefault((finding.code, item.part), finding)
     return list(found.values())
@@ -237,8 +235,8 @@ def _continued(bench: Bench, run: Run, results: list[Resumed]) -> tuple[list[Fin
     notes: list[NotChecked] = []
     for cut, result in parted[:1]:
         for cause in causes(bench, run, cut, result):
-            if cause.kind == "unsaved" and cause.difference is not None:
-                findings.append(_unsaved(run, cut, cause.part, cause.difference))
+            if cause.kind == "unsaved":
+                findings.append(_unsaved(run, cut, cause))
             elif cause.kind == "saving":
                 how = "without it, the same run takes another course"
                 findings.append(SAVING.at(None, source=run.save_source, how=how, cut=cut.name))
@@ -249,29 +247,23 @@ def _continued(bench: Bench, run: Run, results: list[Resumed]) -> tuple[list[Fin
     return findings, notes
 
 
-def _unsaved(run: Run, cut: Cut, part: str, difference: Difference) -> Finding:
-    from stabcheck.trial.lost import value
-
-    advice = f"Save {part} in the checkpoint and set it in load()."
-    if difference.kind == "mode":
-        advice = f"Set {part} at the end of load(), or at the start of every step."
-    elif difference.kind == "tensor" and part.startswith("model."):
-        advice = f"Register {part} as a buffer, so that it is in the state_dict."
+def _unsaved(run: Run, cut: Cut, cause: Cause) -> Finding:
     return UNSAVED.at(
         None,
-        source=run.load_source if difference.kind == "mode" else run.save_source,
+        source=run.save_source,
         severity=_severity(run),
-        part=part,
-        saved=value(difference.expected, difference.kind),
-        loaded=value(difference.actual, difference.kind),
-        advice=advice,
+        part=cause.part,
+        saved=cause.saved,
+        loaded=cause.loaded,
+        advice=cause.advice,
         cut=cut.name,
+        load=_load(run),
     )
 
 
 def _randomness(run: Run, results: list[Resumed]) -> list[Finding]:
     """Random state and data order, where they were meant to be restored."""
-    from stabcheck.trial.resume import holds
+    from stabcheck.trial.resume import holds, restarts
 
     if not run.own_checkpoint:
         return []
@@ -279,23 +271,18 @@ def _randomness(run: Run, results: list[Resumed]) -> list[Finding]:
         state = cut.rng.torch_state
         if result.rng is not None and not result.rng.torch_state.equal(state) and holds(cut.path, state):
             return [RNG.at(None, source=run.load_source, cut=cut.name)]
-    if run.own_generator and _restarts(run, results):
+    if run.own_generator and restarts(run, results):
         return [ORDER.at(None, source=run.save_source)]
     return []
-
-
-def _restarts(run: Run, results: list[Resumed]) -> bool:
-    """Whether a resumed process begins an epoch with the batches of the first, where another order was due."""
-    from stabcheck.trial.resume import next_batches
-    from stabcheck.trial.uninterrupted import BOUNDARY
-
-    pairs = zip(run.cuts, results, strict=True)
-    return any(next_batches(run, cut, result) == "restarts" for cut, result in pairs if cut.name == BOUNDARY)
 
 
 def _severity(run: Run) -> Severity | None:
     """What the textbook checkpoint loses is not known to be lost by the user's own."""
     return None if run.own_checkpoint else "warn"
+
+
+def _load(run: Run) -> str:
+    return "load()" if run.own_checkpoint else "load_state_dict()"
 
 
 def _summary(run: Run, findings: list[Finding]) -> str:
@@ -308,15 +295,15 @@ def _summary(run: Run, findings: list[Finding]) -> str:
 
 
 def _not_checked(run: Run, results: list[Resumed]) -> list[NotChecked]:
+    from stabcheck.trial.resume import restarts
+
     if not run.own_checkpoint:
         why = "no 'save' and 'load' given: the state_dicts of model, optimizer and scheduler were tried; add both keys"
         return [NotChecked("your own checkpoint", why)]
     notes = []
     if run.only_one:
         notes.append(NotChecked("resuming at an epoch's end", run.only_one))
-    if _restarts(run, results):
-        why = (
-            "not in the checkpoint: a process seeded as the first one begins again with the batches of the first epoch"
-        )
+    if restarts(run, results):
+        why = "not in the checkpoint: a process seeded as the first begins again with the batches of the first epoch"
         notes.append(NotChecked("the order of batches after a resume", why))
     return notes

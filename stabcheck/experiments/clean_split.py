@@ -35,6 +35,12 @@ READING_SHARE = 0.3
 MATERIAL = 0.005
 """Share of shared rows from which on it fails; below, a leak moves no score."""
 
+FEWEST = 20
+"""Samples read of a side that has more, below which nothing can be said."""
+
+SEARCHED = 0.9
+"""Share of the training samples that the search for near-copies covers, below which it is said."""
+
 SATURATED = 0.5
 """Share of training samples that equal another one from which on a leak of a fifth can go unseen, and is said so."""
 
@@ -133,22 +139,32 @@ class _Judge:
 
     def report(self, rule: Rule, rows: Any, *, severity: Severity = "fail", **evidence: Any) -> None:
         """Publish a finding about these validation rows."""
-        facts = {"count": len(rows), "of": self.of, "share": len(rows) / self.of, **evidence}
+        facts = {"count": len(rows), "of": self.of, "share": len(rows) / max(1, self.of), **evidence}
         self.findings.append(rule.at(None, source=self.source, severity=severity, **facts))
         self.explained |= {int(row) for row in rows}
 
     def shared_rows(self) -> None:
         """SC0301: provable without looking at a sample."""
-        for dataset, rows in self.split.shared:
-            if len(rows):
-                severity: Severity = "fail" if len(rows) >= MATERIAL * self.of else "warn"
-                examples = [self.val.name(row) for row in rows[:5]]
-                self.report(SHARED_ROWS, rows, severity=severity, dataset=type(dataset).__name__, examples=examples)
+        import numpy as np
+
+        of = self.val.source.total or 0
+        for dataset, positions in self.split.shared:
+            if len(positions):
+                severity: Severity = "fail" if len(positions) >= MATERIAL * of else "warn"
+                self.report(
+                    SHARED_ROWS,
+                    np.flatnonzero(np.isin(self.val.table.index, positions)),
+                    severity=severity,
+                    dataset=type(dataset).__name__,
+                    count=len(positions),
+                    of=of,
+                    share=len(positions) / of,
+                )
 
     def shared_keys(self) -> None:
         """SC0306: the user says what identifies a sample."""
         keys, known = self.val.table.keys, set(self.train.table.keys) - {None}
-        rows = [row for row in self.fresh().tolist() if keys and keys[row] in known]
+        rows = [row for row in self.fresh().tolist() if keys[row] in known] if keys else []
         if rows:
             names = [repr(keys[row])[:80] for row in rows[:5]]
             self.report(SHARED_KEYS, rows, named=names[0], examples=names)
@@ -168,7 +184,7 @@ class _Judge:
             return _nothing
         comparison = f"the repetitions within each side would make it {found.expected:.0f}"
         if found.expected > len(found.rows) / 2:
-            comparison = f"{found.copies_within:.1%} of the training samples too equal another one, so the data were copied first"
+            comparison = f"in training {found.copies_within:.1%} have a twin too: there were copies before the split"
         pairs = self.pairs(found.twins, found.rows)
         facts: dict[str, Any] = {
             "comparison": comparison,
@@ -185,7 +201,7 @@ class _Judge:
     def shared_groups(self) -> None:
         """SC0305: the user says what belongs together."""
         groups, known = self.val.table.groups, set(self.train.table.groups) - {None}
-        rows = [row for row in self.fresh().tolist() if groups and groups[row] in known]
+        rows = [row for row in self.fresh().tolist() if groups[row] in known] if groups else []
         if rows:
             shared = list(dict.fromkeys(groups[row] for row in rows))
             named = ", ".join(repr(group)[:40] for group in shared[:5]) + (", ..." if len(shared) > 5 else "")
@@ -226,6 +242,10 @@ class _Judge:
         found = near_copies(self.split, self.fresh())
         for near in found:
             self.measurements[f"near_{near.view}"] = {"share": near.share, "within_training": near.within}
+            searched, looked_up = near.searched, near.compared
+        if found and searched < SEARCHED * len(self.train.table):
+            what = f"near-copies beyond {looked_up:,} validation samples among {searched:,} training samples"
+            self.split.limits.append((what, "the search takes a random part of large sets"))
         best = max((near for near in found if near.verdict), key=lambda n: (n.verdict == "fail", n.share), default=None)
         if best is None:
             return
@@ -271,25 +291,33 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802 - it becomes the Check
         raise Skip("no val_loader given: add 'val_loader' to the set-up")
     bench.tell(0.0, "reading samples")
     split = open_split(setup, max(1.0, min(READING_SECONDS, READING_SHARE * bench.remaining())), bench.seed)
-    for side in (split.train, split.val):
-        if not len(side.table):
-            raise Skip(f"{side.source.key} yields no sample")
     judge = _Judge(split, bench.source(split.val.source.dataset))
     judge.shared_rows()
+    unread = [side.source.key for side in (split.train, split.val) if side.table.cut_short and len(side.table) < FEWEST]
+    empty = [side.source.key for side in (split.train, split.val) if not len(side.table)]
+    if not judge.findings and (unread or empty):
+        reason = (
+            f"too few samples of {' and '.join(unread)} could be read in the time: raise --budget" if unread else ""
+        )
+        raise Skip(reason or f"{' and '.join(empty)} yields no sample")
+    if not empty:
+        _compare(bench, judge)
+    return _outcome(judge)
+
+
+def _compare(bench: Bench, judge: _Judge) -> None:
+    comparable = bool(judge.split.roles.inputs)
+    bench.tell(0.5, "comparing samples")
     judge.shared_keys()
-    if split.roles.inputs:
-        bench.tell(0.5, "comparing samples")
-        repetitive = judge.copies()
-        judge.shared_groups()
+    repetitive = judge.copies() if comparable and len(judge.fresh()) else _nothing
+    judge.shared_groups()
+    if comparable:
         judge.windows()
         if not {finding.code for finding in judge.findings} & {SHARED_GROUPS.code, WINDOWS.code}:
             repetitive()
         bench.tell(0.7, "searching near-copies")
         judge.near_copies()
         judge.conflicts()
-    else:
-        judge.shared_groups()
-    return _outcome(judge)
 
 
 def _outcome(judge: _Judge) -> Outcome:

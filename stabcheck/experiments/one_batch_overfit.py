@@ -34,6 +34,8 @@ FITTED = 0.1
 NOT_FITTED = 0.5
 """Injected faults stay above it: nothing trainable .87, inputs zeroed 1.0, softmax before cross-entropy .80, sigmoid before
 an unbounded target .55, equal inputs with different labels 1.0 (3-7 nets each)."""
+DENSITY_NOT_FITTED = 0.9
+"""The same for losses that go below zero, as log-densities do: their floor is only reached by predictions of vanishing width."""
 NO_SIGNAL = 0.9
 """Share left when randomness moves, while it fits when randomness stands still."""
 
@@ -126,10 +128,19 @@ OWN_STEP = Rule(
 )
 
 
+BAD_LOSS = Rule(
+    "SC0111",
+    "non-finite-first-loss",
+    "fail",
+    "the loss of the first batch is {first} before any update",
+    "look for the logarithm or root of 0, a mean over nothing, a division by 0, or targets that do not fit the outputs",
+)
+
+
 @experiment(
     title="Overfits one batch",
     rules=(
-        UNUSED_INPUT, CONFLICTING, BLIND_LOSS, CUT, CANNOT, DROWNED, UNREACHED, RATE_TOO_HIGH, RATE_TOO_LOW, OWN_STEP,
+        UNUSED_INPUT, CONFLICTING, BLIND_LOSS, CUT, CANNOT, DROWNED, UNREACHED, RATE_TOO_HIGH, RATE_TOO_LOW, OWN_STEP, BAD_LOSS,
     ),
 )  # fmt: skip
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
@@ -181,12 +192,14 @@ def _can(bench: Bench, attempts: Attempts) -> tuple[Finding, ...]:
     chosen, session, source = attempts.chosen, attempts.session, _loss_source(bench, attempts)
     if chosen.cut:
         return (CUT.at(None, source=source, why=chosen.cut),)
+    if not math.isfinite(chosen.first):
+        return (BAD_LOSS.at(None, source=source, first=str(chosen.first)),)
     facts: dict[str, Any] = {"samples": chosen.samples, "constant": chosen.height, "oracle": chosen.floor}
     shapes = blind_spot(session, chosen, bench.seed)
     if shapes is not None:
         return (BLIND_LOSS.at(None, source=source, shapes=shapes, **facts),)
     left = attempts.fit_still(FITTED)
-    if left <= NOT_FITTED:
+    if left <= _limit(attempts):
         return ()
     facts |= {"final": attempts.still_loss, "share_left": left}
     count = conflicting(session, chosen)
@@ -196,6 +209,11 @@ def _can(bench: Bench, attempts: Attempts) -> tuple[Finding, ...]:
         return (UNUSED_INPUT.at(None, source=source, **facts),)
     rates = ", ".join(f"{r:.0e}" for r in attempts.rates_tried)
     return (CANNOT.at(None, source=source, rates=rates, **facts),)
+
+
+def _limit(attempts: Attempts | None) -> float:
+    """Share left above which one batch is not fitted."""
+    return DENSITY_NOT_FITTED if attempts is not None and attempts.chosen.floor < 0 else NOT_FITTED
 
 
 def _drowned(bench: Bench, attempts: Attempts) -> tuple[Finding, ...]:
@@ -231,11 +249,12 @@ def _drowned(bench: Bench, attempts: Attempts) -> tuple[Finding, ...]:
 
 def _does(own: OwnStep, attempts: Attempts | None, not_checked: list[NotChecked]) -> tuple[Finding, ...]:
     """Fit with the user's own step at the planned peak rate; if it does not, find out at which rate it would."""
-    fit = own.fit(1.0, NOT_FITTED)
+    limit = _limit(attempts)
+    fit = own.fit(1.0, limit)
     if fit is None:
         not_checked.append(NotChecked("one batch with your own optimizer", own.why_not))
         return ()
-    if fit.fits(NOT_FITTED):
+    if fit.fits(limit):
         return ()
     still = attempts.still_loss if attempts else math.nan
     facts: dict[str, Any] = {
@@ -245,16 +264,16 @@ def _does(own: OwnStep, attempts: Attempts | None, not_checked: list[NotChecked]
     if not fit.moved:
         return (UNREACHED.at(None, source=own.source, why=own.why_unmoved(), **facts),)
     is_slow = fit.is_falling and not fit.went_up
-    needed = fit.steps_to(NOT_FITTED)
+    needed = fit.steps_to(limit)
     if is_slow and needed <= TOO_SLOW * (own.planned or math.inf):
         return ()
     tried = [fit.rate]
     for factor in _upwards(fit.gain) if is_slow else DOWNWARDS:
-        other = own.fit(factor, NOT_FITTED)
+        other = own.fit(factor, limit)
         if other is None:
             break
         tried.append(other.rate)
-        if not other.fits(NOT_FITTED):
+        if not other.fits(limit):
             continue
         facts["better"] = other.rate
         if not is_slow:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.compare import Difference, differences, distance, same, same_numbers
+from stabcheck.trial.cuts import Cut, Run
+from stabcheck.trial.lost import value
 from stabcheck.trial.resume import Resumed, next_batches, resume
 from stabcheck.trial.state import State
-from stabcheck.trial.uninterrupted import Cut, Run, again
+from stabcheck.trial.uninterrupted import again
 
-MOST_CANDIDATES = 8
+MOST_CANDIDATES = 12
 """Parts that are tried one by one for having caused a difference; each costs one more resumed run."""
-
 
 UNEXPLAINED = 1e-2
 """Drift of the weights from which a difference without a visible cause is mentioned. Rounding noise of 1e-7 in the weights
@@ -29,7 +31,9 @@ class Cause:
     """"unsaved": a value that mends the run when it is put back. "saving": save() changed the run. "unknown": nothing in
     sight. "none": no fault; `why` says what it is instead."""
     part: str = ""
-    difference: Difference | None = None
+    saved: str = ""
+    loaded: str = ""
+    advice: str = ""
     why: str = ""
 
 
@@ -72,6 +76,9 @@ def causes(bench: Bench, run: Run, cut: Cut, result: Resumed) -> list[Cause]:
     """
     parts = _candidates(run, cut, result)
     mending = _mending(bench, run, cut, parts) if parts else []
+    if len(mending) > MOST_CANDIDATES:
+        some = f"one of {', '.join(mending[:3])} and {len(mending) - 3} more"
+        return [_cause(run, cut, some, parts[mending[0]])]
     if mending:
         return [_cause(run, cut, name, parts[name]) for name in mending]
     if not run.own_checkpoint:  # it never promised what the callbacks close over
@@ -96,12 +103,12 @@ def _candidates(run: Run, cut: Cut, result: Resumed) -> dict[str, list[Differenc
     """Differences after load in what no checkpoint has to hold, by the name to give them."""
     parts: dict[str, list[Difference]] = {}
     for d in differences(cut.saved, result.loaded, result.fresh):
+        if d.path not in result.loaded or d.kind not in {"number", "tensor", "mode", "option", "buffer"}:
+            continue
         # The textbook checkpoint answers for the model, not for what the callbacks close over.
-        if d.kind in {"number", "tensor", "mode", "option", "buffer"} and (
-            run.own_checkpoint or d.path.startswith("model.")
-        ):
+        if run.own_checkpoint or d.path.startswith("model."):
             root, flag = d.path.partition(".")[0], d.path.rpartition(".")[2]
-            name = f"{root}.{flag}" if d.kind in {"mode", "buffer"} else d.part
+            name = f"{root}.{flag}" if d.kind in {"mode", "buffer"} else re.sub(r"\[\d+\]$", "", d.part)
             parts.setdefault(name, []).append(d)
     return parts
 
@@ -112,7 +119,7 @@ def _mending(bench: Bench, run: Run, cut: Cut, parts: dict[str, list[Difference]
     if not same_course(run, cut, resume(bench, run, [cut], [everything])[0]):
         return []
     names = list(parts)
-    if not 1 < len(names) <= MOST_CANDIDATES:
+    if not 1 < len(names) <= MOST_CANDIDATES or len(names) * bench.load_seconds > bench.remaining():
         return names
     trials = [[path for path in everything if path not in {d.path for d in parts[name]}] for name in names]
     results = resume(bench, run, [cut], trials)
@@ -124,7 +131,13 @@ def _cause(run: Run, cut: Cut, name: str, items: list[Difference]) -> Cause:
     # As large as the batch it came from: the last state of a recurrent net, which nobody saves.
     if size > 1 and all(size in (cut.saved[d.path].shape or ()) for d in items):
         return Cause("none", why=f"{name}, carried over from the last batch, starts anew in a resumed run")
-    return Cause("unsaved", name, items[0])
+    first = items[0]
+    advice = f"Save {name} in the checkpoint and set it in load()."
+    if first.kind == "mode":
+        advice = f"Set {name} at the end of load(), or at the start of every step."
+    elif first.kind == "tensor" and name.startswith("model."):
+        advice = f"Register {name} as a buffer, so that it is in the state_dict."
+    return Cause("unsaved", name, value(first.expected, first.kind), value(first.actual, first.kind), advice)
 
 
 def _alike(one: State, two: State) -> bool:

@@ -37,6 +37,8 @@ class Probe:
     """Second draws of the first samples; empty where samples can only be read in passing."""
     at: list[int]
     """Positions of the samples among those that the loader draws."""
+    each: float = 0.0
+    """Seconds that reading one sample took."""
 
     @property
     def unstable(self) -> frozenset[str]:
@@ -64,16 +66,18 @@ def probe(source: Source, seconds: float, seed: int) -> Probe:
         return Probe(found, [], list(range(len(found))))
     count = len(source.indices)
     at = np.random.default_rng(seed).permutation(count)[:PROBES].tolist()
-    deadline = time.monotonic() + seconds
+    started = time.monotonic()
     samples: list[Any] = []
     with kept_rng(seed):
         for position in at:
             samples.append(source.read(source.indices[position]))
-            if time.monotonic() > deadline:
+            if time.monotonic() - started > seconds:
                 break
+    each = (time.monotonic() - started) / len(samples)
+    twice = min(REPEATED, len(samples), max(2, int(seconds / max(each, 1e-9))))
     with kept_rng(seed + 1):
-        again = [source.read(source.indices[position]) for position in at[: min(REPEATED, len(samples))]]
-    return Probe(samples, again, at[: len(samples)])
+        again = [source.read(source.indices[position]) for position in at[:twice]]
+    return Probe(samples, again, at[: len(samples)], each)
 
 
 def _equal(one: Leaf, two: Leaf) -> bool:

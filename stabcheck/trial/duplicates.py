@@ -80,36 +80,25 @@ class Repeats:
 
 
 def repeats(train: Array, val: Array, *, seed: int = 0) -> Repeats:
-    """Compare two sides by the digests of their samples."""
-    contents, first, code, times = _codes(train)
-    place = np.minimum(np.searchsorted(contents, val), max(len(contents) - 1, 0))
-    found = contents[place] == val if len(contents) else np.zeros(len(val), bool)
-    val_contents = np.unique(val)
+    """Compare two sides, neither of them empty, by the digests of their samples."""
+    contents, first, code, times = np.unique(train, return_index=True, return_inverse=True, return_counts=True)
+    val_contents, val_code, val_times = np.unique(val, return_inverse=True, return_counts=True)
+    place = np.minimum(np.searchsorted(contents, val_contents), len(contents) - 1)
+    known = contents[place] == val_contents
+    found = known[val_code]
     return Repeats(
         rows=np.flatnonzero(found),
-        twins=first[place[found]] if len(contents) else np.empty(0, int),
-        share=float(found.mean()) if len(val) else 0.0,
-        within=float((times[code] > 1).mean()) if len(train) else 0.0,
-        distinct=int(np.isin(val_contents, contents).sum()),
-        distinct_share=float(np.isin(val_contents, contents).mean()) if len(val) else 0.0,
-        distinct_within=_distinct_within(code, len(val), seed),
-        within_val=_within(val),
+        twins=first[place[val_code[found]]],
+        share=float(found.mean()),
+        within=float((times[code] > 1).mean()),
+        distinct=int(known.sum()),
+        distinct_share=float(known.mean()),
+        distinct_within=_distinct_within(code, len(contents), len(val), seed),
+        within_val=float((val_times[val_code] > 1).mean()),
     )
 
 
-def _codes(digests: Array) -> tuple[Array, Array, Array, Array]:
-    contents, first, code, times = np.unique(digests, return_index=True, return_inverse=True, return_counts=True)
-    return contents, first, code.reshape(-1), times
-
-
-def _within(digests: Array) -> float:
-    if not len(digests):
-        return 0.0
-    _, _, code, times = _codes(digests)
-    return float((times[code] > 1).mean())
-
-
-def _distinct_within(code: Array, other: int, seed: int) -> float:
+def _distinct_within(code: Array, contents: int, other: int, seed: int) -> float:
     size = min(other, len(code) // 4)
     if size == 0:
         return 0.0
@@ -117,8 +106,8 @@ def _distinct_within(code: Array, other: int, seed: int) -> float:
     shares = []
     for _ in range(RESPLITS):
         order = rng.permutation(len(code))
-        part = np.unique(code[order[:size]])
-        rest = np.zeros(code.max() + 1, bool)
+        part, rest = np.zeros(contents, bool), np.zeros(contents, bool)
+        part[code[order[:size]]] = True
         rest[code[order[size:]]] = True
         shares.append(float(rest[part].mean()))
     # The rest is smaller than the side itself, and finds that much less.
@@ -138,8 +127,7 @@ def isolated(contents: Array, inputs: Array, halves: Array) -> Array:
     place = np.searchsorted(values, contents)
     alone = np.ones(len(contents), bool)
     for side in (0, 1):
-        half = halves[first, side]
-        _, _, code, times = _codes(half)
+        _, code, times = np.unique(halves[first, side], return_inverse=True, return_counts=True)
         alone &= times[code[place]] == 1
     return alone
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
 
 from stabcheck.trial.compare import Difference, differences, heals, is_shaped_like_weights, same
+from stabcheck.trial.cuts import Cut, Run
 from stabcheck.trial.resume import Resumed
 from stabcheck.trial.state import Kind
-from stabcheck.trial.uninterrupted import Cut, Run
 
 
 @dataclass(frozen=True)
@@ -19,14 +19,16 @@ class Lost:
 
     kind: Kind
     part: str
-    location: str | None
-    """Path of a module or parameter of the model that holds all of it."""
     names: str
     """The first few values concerned, as the user knows them."""
     count: int
     """Tensors concerned; for the state of an optimizer, parameters."""
     how: str
     """What is there instead, as the end of a sentence."""
+    location: str | None = None
+    """Path of a module or parameter of the model that holds all of it."""
+    total: int = 0
+    """Weight tensors or buffers of the model, where those are concerned."""
 
 
 def lost(run: Run, cut: Cut, result: Resumed) -> list[Lost]:
@@ -39,18 +41,18 @@ def lost(run: Run, cut: Cut, result: Resumed) -> list[Lost]:
     weights = [d for d in changed if d.kind == "weight"]
     trained = {p for p, leaf in cut.saved.items() if leaf.kind == "weight" and not same(leaf, run.start.get(p))}
     if weights and trained <= {d.path for d in weights}:
-        return [_lost("model", weights)]  # the rest follows
+        return [_of_model(cut, weights)]  # the rest follows
     # The counter of batches is used only where averages are cumulative, and then training differs.
     buffers = [d for d in changed if d.kind == "buffer" and not d.path.endswith("num_batches_tracked")]
-    found = [_lost("model", items) for items in (weights, buffers) if items]
+    found = [_of_model(cut, items) for items in (weights, buffers) if items]
     detached = {d.part for d in changed if d.kind == "held"}
     for items in (*_by_part(changed, "held"), *_by_part(changed, "moment"), *_by_part(changed, "schedule")):
         if (
             items[0].kind != "moment" or items[0].part not in detached
         ):  # its entries are named by the parameters it holds
-            found.append(_lost(items[0].part, items))
+            found.append(_lost(items))
     if run.own_checkpoint:
-        found += [_lost(items[0].part, items) for items in _models_beside(run, cut, result, changed)]
+        found += [_lost(items) for items in _models_beside(run, cut, result, changed)]
     return found
 
 
@@ -98,14 +100,18 @@ def _models_beside(run: Run, cut: Cut, result: Resumed, changed: Sequence[Differ
     return found
 
 
-def _lost(part: str, items: Sequence[Difference]) -> Lost:
+def _of_model(cut: Cut, items: Sequence[Difference]) -> Lost:
+    total = sum(leaf.kind == items[0].kind for leaf in cut.saved.values())
+    return replace(_lost(items), location=_common([d.path for d in items]), total=total)
+
+
+def _lost(items: Sequence[Difference]) -> Lost:
     kind = items[0].kind
     names = list(dict.fromkeys(_name(d) for d in items))
     count = len({d.path.rpartition("]")[0] for d in items}) if kind == "moment" else len(items)
     return Lost(
         kind=kind,
-        part=items[0].path if kind == "tensor" and len(items) == 1 else part,
-        location=_common([d.path for d in items]) if part == "model" else None,
+        part=items[0].path if kind == "tensor" and len(items) == 1 else items[0].part,
         names=", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else ""),
         count=count,
         how=_how(items),

@@ -53,13 +53,13 @@ def minimise(
                 torch.autograd.grad(value, free, allow_unused=True) if value.requires_grad else [None] * len(free)
             )
         for tensor, gradient in zip(free, gradients, strict=True):
-            tensor.grad = torch.nan_to_num(gradient) if gradient is not None else torch.zeros_like(tensor)
+            tensor.grad = torch.nan_to_num(gradient).contiguous() if gradient is not None else torch.zeros_like(tensor)
         number = float(value.detach())
         if math.isfinite(number):
             best = min(best, number)
         return number
 
-    free = [t.detach().clone().requires_grad_() for t in start]
+    free = [t.detach().clone(memory_format=torch.contiguous_format).requires_grad_() for t in start]
     # The line search may leave the loss's domain, which ends it.
     with torch.enable_grad(), contextlib.suppress(RuntimeError, IndexError, _GoodEnough):
         lbfgs = torch.optim.LBFGS(

@@ -60,6 +60,9 @@ class Near:
     """Their training rows."""
     distances: list[float]
     compared: int
+    """Validation samples looked up."""
+    searched: int
+    """Training samples among which was searched."""
 
 
 def _judged(view: Neighbours) -> Near:
@@ -90,6 +93,7 @@ def _judged(view: Neighbours) -> Near:
         twins=view.nearest[hits],
         distances=[float(d) for d in view.distance[hits][:5]],
         compared=len(view.ratio),
+        searched=view.searched,
     )
 
 
@@ -112,6 +116,8 @@ def _recased(split: Split, fresh: Array) -> Near:
     train, val = split.train.table, split.val.table
     _, once = np.unique(train.inputs, return_index=True)
     fresh = fresh[~np.isin(val.inputs[fresh], train.inputs)]
+    if not len(fresh):
+        return Near("case", "", 0.0, 0.0, None, fresh, fresh, [], 0, len(once))
     same = repeats(train.folded[once], val.folded[fresh])
     p = rate_p(len(same.rows), len(fresh), round(same.within * len(once)), len(once))
     enough = same.distinct >= FEW and same.share - same.within >= MATERIAL and p <= LIKELY
@@ -125,4 +131,5 @@ def _recased(split: Split, fresh: Array) -> Near:
         twins=once[same.twins],
         distances=[0.0] * len(same.rows[:5]),
         compared=len(fresh),
+        searched=len(once),
     )

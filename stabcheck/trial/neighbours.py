@@ -16,15 +16,15 @@ import numpy as np
 import torch
 
 from stabcheck.trial.table import Column
-from stabcheck.trial.views import views
+from stabcheck.trial.views import WIDTH, views
 
 Array = np.ndarray[Any, Any]
 
 NEAR, FAR = 10, 100
 """Neighbours: the tenth sets the local scale, so sets of up to nine copies are seen; the hundredth the dimension."""
 
-REFERENCES, QUERIES = 20_000, 4_000
-"""Samples searched and samples looked up of each side: two seconds a view on one core."""
+REFERENCES, QUERIES, ELEMENTS = 20_000, 4_000, 2**24
+"""Samples searched and looked up, and numbers in them, at most: two seconds a view on one core."""
 
 FEWEST = 40
 """Training samples below which a tenth neighbour is no neighbour."""
@@ -35,6 +35,8 @@ class Neighbours:
     """Nearest training samples in one view of the data; all arrays have one entry for each looked-up sample."""
 
     view: str
+    searched: int
+    """Training samples among which was searched."""
     rows: Array
     """Validation rows."""
     nearest: Array
@@ -61,7 +63,8 @@ def neighbours(
     `train_rows` and `val_rows` select from the columns; they hold no content twice, and none that both sides have.
     """
     rng = np.random.default_rng(seed)
-    train_rows = np.sort(rng.permutation(train_rows)[:REFERENCES])
+    width = train.rows.shape[1] if isinstance(train.rows, np.ndarray) else WIDTH
+    train_rows = np.sort(rng.permutation(train_rows)[: min(REFERENCES, ELEMENTS // max(1, width))])
     val_rows = np.sort(rng.permutation(val_rows)[:QUERIES])
     if len(train_rows) < FEWEST or not len(val_rows):
         return
@@ -71,6 +74,7 @@ def neighbours(
         own, _ = _search(view.references, view.turned[base], base)
         yield Neighbours(
             view=view.name,
+            searched=len(train_rows),
             rows=val_rows,
             nearest=train_rows[place],
             distance=found[:, 0],

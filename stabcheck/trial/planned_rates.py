@@ -76,9 +76,7 @@ class PlannedRun:
         if self.observed is not None and self.observed.calls and self.reading.unit != "epoch":
             return f"train_step calls it {self.cadence}"
         declared = self.session.setup.scheduler_interval
-        return (
-            f"scheduler_interval={declared!r} calls it {self.cadence}" if declared else f"it is called {self.cadence}"
-        )
+        return f"scheduler_interval={declared!r} means {self.cadence}" if declared else f"it is called {self.cadence}"
 
     def when(self, call: int) -> str:
         """The place of a call in the run."""

@@ -149,7 +149,9 @@ def _judge(schedule: Schedule, plan: Plan, way: Reading) -> Fault | None:
         return judge_rates(start.rates, whole=False)
     if schedule.form.metric:
         return judge_rates(schedule.curve(way.calls).rates[: way.calls], whole=True)
-    units = {"epoch": plan.epochs, "optimizer step": plan.steps, "batch": plan.batches}
+    units = {"epoch": plan.epochs, "optimizer step": plan.steps}
+    if plan.batches != plan.steps:
+        units["batch"] = plan.batches
     return judge(schedule, way.calls, {unit: float(count) for unit, count in units.items() if count})
 
 

@@ -19,6 +19,8 @@ SPENT = 0.999
 a thousandth of what came before, whatever the optimizer."""
 NEGLIGIBLE = float(np.finfo(np.float32).eps)
 """Below this share of the peak an update is rounded off: at the peak a step moves a weight by its own size at most."""
+HIGH = 0.75
+"""Share of the highest rate from which on a peak is one of the peaks."""
 TURN = 0.1
 """A rise counts from this share of the peak on. A cosine that is a fifth too short climbs back that far."""
 
@@ -29,7 +31,7 @@ class Shape:
 
     peak: float
     peak_at: int
-    """First index within a tenth of the peak."""
+    """Index of the first high peak."""
     first: float
     last: float
     spent_at: int
@@ -75,8 +77,10 @@ def shape_of(rates: Rates) -> Shape:
 
 
 def first_peak(rates: Rates) -> int:
-    """The first index near the highest rate. Rounding can make a later peak of a periodic curve the highest by a hair."""
-    return int(np.argmax(rates >= (1 - TURN) * rates.max()))
+    """The first of the high peaks. The highest of a periodic curve may be a later one: by rounding, or as its warm-up ends."""
+    high = int(np.argmax(rates >= HIGH * rates.max()))
+    falls = np.flatnonzero(np.diff(rates[high:]) <= 0)
+    return high + int(falls[0]) if len(falls) else len(rates) - 1
 
 
 def _swings(rates: Rates, size: float) -> tuple[int, int, int]:
@@ -166,7 +170,7 @@ def distinct(rates: Rates, most: int = 8) -> list[int]:
     for group in range(rates.shape[1]):
         column = rates[rows, group]
         size = np.abs(column).max()
-        found.setdefault(np.round(column / size if size > 0 else column, 6).tobytes(), group)
+        found.setdefault(np.round(column / size if 0 < size < np.inf else column, 6).tobytes(), group)
     return list(found.values())[:most]
 
 

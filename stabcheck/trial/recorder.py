@@ -29,6 +29,8 @@ from stabcheck.userland import UserCodeError
 SAMPLES_FOR_YARDSTICKS = 256
 """Fewer rows let a constant prediction fit their label counts by luck."""
 MAX_YARDSTICK_BATCHES = 8
+MAX_DISTURBED = 16
+"""Modules without a gradient that are disturbed, at three forwards each."""
 BAD_STEPS_TO_STOP = 3
 """A loss that was NaN or infinite so many times in a row does not come back."""
 
@@ -185,14 +187,23 @@ class _Trial:
         )  # fmt: skip
 
     def _matters(self, raw: dict[str, records.Column], seen: dict[str, records.Column]) -> dict[str, bool | None]:
-        """Whether the loss depends on the parameters that no gradient reached though their module ran."""
+        """Whether the loss depends on the parameters that no gradient reached though their module ran. One parameter
+        speaks for its module."""
         silent = [
             (name, p)
             for name, p in self.model.named_parameters()
-            if p.requires_grad and name.rpartition(".")[0] in self.signal_probe.called
+            if p.requires_grad
+            and name.rpartition(".")[0] in self.signal_probe.called
             and records.never_reached(name, raw, seen)
-        ]  # fmt: skip
-        return {name: matters(self.session, p, self.kept_batches[0], self.bench.seed) for name, p in silent}
+        ]
+        found: dict[str, bool | None] = {}
+        modules: dict[str, bool | None] = {}
+        for name, p in silent:
+            module = name.rpartition(".")[0]
+            if module not in modules and len(modules) < MAX_DISTURBED:
+                modules[module] = matters(self.session, p, self.kept_batches[0], self.bench.seed)
+            found[name] = modules.get(module)
+        return found
 
     def _warmup_share(self) -> float | None:
         rates = [max(s["lr"]) for s in self.steps if s["lr"]]

@@ -23,10 +23,11 @@ from torch import nn
 
 from stabcheck.loading import EntryPoint, TargetError, load_entry
 from stabcheck.trial.bench import Bench
+from stabcheck.trial.cuts import BOUNDARY, Cut, Moment, Run
 from stabcheck.trial.rng import RngState, rng_state, seed_all
 from stabcheck.trial.session import Session
 from stabcheck.trial.state import State, fingerprint, generator_states, set_generators
-from stabcheck.trial.uninterrupted import AFTER, Cut, Feed, Moment, Run, eval_loss, files, take
+from stabcheck.trial.uninterrupted import AFTER, Feed, eval_loss, files, take
 from stabcheck.trial.walk import Look, look
 from stabcheck.userland import UserCodeError
 
@@ -116,6 +117,12 @@ def next_batches(run: Run, cut: Cut, result: Resumed) -> str | None:
     if result.order == run.order(cut.at)[:count]:
         return "exact"
     return "restarts" if result.order == run.order(0)[:count] else "other"
+
+
+def restarts(run: Run, results: list[Resumed]) -> bool:
+    """Whether a resumed process begins an epoch with the batches of the first, where another order was due."""
+    pairs = zip(run.cuts, results, strict=True)
+    return any(next_batches(run, cut, result) == "restarts" for cut, result in pairs if cut.name == BOUNDARY)
 
 
 def holds(path: str, state: torch.Tensor) -> bool:

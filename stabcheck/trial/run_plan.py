@@ -79,11 +79,11 @@ def readings(session: Session, observed: Observed | None, plan: Plan) -> list[Re
         return {"epoch": [epochs], "step": [steps]}.get(
             declared or "", [steps, epochs] if observed is None else [epochs, steps]
         )
-    if per_epoch and per_epoch > 1 and abs(observed.calls - observed.train_steps / per_epoch) < 1:
-        return [epochs]
     share = _share(session.setup, observed)
     if abs(observed.calls - observed.train_steps * share) < 1:
         return [steps]
+    if per_epoch and per_epoch > 1 and abs(observed.calls - observed.train_steps / per_epoch) < 1:
+        return [epochs]
     per_step = observed.calls / observed.train_steps / share
     calls = round(plan.steps * per_step) if plan.steps is not None else None
     return [Reading("batch" if observed.calls == observed.train_steps else "other", calls, 1 / per_step, per_step)]

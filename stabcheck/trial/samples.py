@@ -7,7 +7,6 @@ custom iterable) the batches are cut into samples again.
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -241,11 +240,3 @@ def _rows(value: Any, count: int) -> bool:
         return len(value) == count
     except TypeError:  # it has no length, or is a tensor without axes
         return False
-
-
-def seconds_each(source: Source, probes: int = 8) -> float:
-    """What reading one sample costs, as the mean of a few."""
-    started = time.perf_counter()
-    for index in list(source.indices[:probes]):
-        source.read(index)
-    return (time.perf_counter() - started) / max(1, min(probes, len(source.indices)))

@@ -40,7 +40,7 @@ class Split:
     val: Side
     roles: Roles
     shared: list[tuple[Any, Array]]
-    """Each dataset that both loaders draw from, with the rows of the validation table that training draws too."""
+    """Each dataset that both loaders draw from, with the positions among validation's indices that training draws too."""
     limits: list[tuple[str, str]]
 
     def largest(self) -> tuple[Column, Column] | None:
@@ -135,23 +135,20 @@ def _read(
         for path, leaf in leaves(sample).items()
         if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "fc"
     )
-    reading = Reading(chosen, floats, setup.group_key, setup.sample_key)
+    readings = [Reading(chosen, floats, setup.group_key, setup.sample_key, found.each) for found in probes]
     with kept_rng(seed):
         # Validation first: it is the smaller side, and what it leaves of the time is the training side's.
         started = time.monotonic()
-        val = read(sources[1], reading, 0.4 * seconds, seed=seed)
-        train = read(sources[0], reading, seconds - (time.monotonic() - started), seed=seed)
+        val = read(sources[1], readings[1], 0.4 * seconds, seed=seed)
+        train = read(sources[0], readings[0], seconds - (time.monotonic() - started), seed=seed)
     for source, table in zip(sources, (train, val), strict=True):
-        if source.total is not None and len(table) < source.total:
-            limits.append(
-                (
-                    f"{source.total - len(table):,} of the {source.total:,} samples of {source.key}",
-                    f"reading {len(table):,} took the check's share of the time; raise --budget to compare more",
-                )
+        if table.cut_short:
+            rest = (
+                f"all but {len(table):,} of the {source.total:,}"
+                if source.total
+                else f"all but the first {len(table):,}"
             )
-        elif source.total is None and table.cut_short:
-            limits.append((f"what {source.key} yields after {len(table):,} samples", "the time for reading was up"))
-    shared = [(dataset, np.flatnonzero(np.isin(val.index, positions))) for dataset, positions in shared]
+            limits.append((f"{rest} samples of {source.key}", "the check's share of the time was up: raise --budget"))
     return Split(Side(sources[0], train), Side(sources[1], val), chosen, shared, limits)
 
 

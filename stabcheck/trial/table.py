@@ -11,10 +11,12 @@ import numpy as np
 
 from stabcheck.trial.duplicates import MIXER, digest_rows, digest_texts, halves_of
 from stabcheck.trial.fields import Roles, array_of, leaves
-from stabcheck.trial.samples import Source, columns, seconds_each
+from stabcheck.trial.samples import Source, columns
 from stabcheck.userland import userland
 
-CHUNK = 1024
+CHUNK, CHUNK_BYTES, CHUNK_SECONDS = 1024, 2**25, 1.0
+"""Samples taken at a time, at most; fewer where they are large or slow."""
+
 KEPT_BYTES = 128 * 2**20
 """Values kept of each side, so that a set of any size fits into memory; digests are kept of all."""
 
@@ -67,6 +69,8 @@ class Reading:
     floats: frozenset[str] = frozenset()
     group_key: Key = None
     sample_key: Key = None
+    each: float = 0.0
+    """Seconds that reading one sample takes, as far as is known."""
 
 
 def read(source: Source, reading: Reading, seconds: float, *, seed: int = 0) -> Table:
@@ -81,28 +85,27 @@ def read(source: Source, reading: Reading, seconds: float, *, seed: int = 0) -> 
     tables: list[Table] = []
     size, late = 0, False
     for chunk in chunks:
-        if late:
-            break
         tables.append(chunk if size < KEPT_BYTES else replace(chunk, kept=np.empty(0, int), values={}))
         size += sum(map(_bytes, tables[-1].values.values()))
         late = time.monotonic() > deadline
-    else:
-        late = False
-    return replace(_joined(tables, reading), cut_short=late)
+        if late:
+            break
+    table = _joined(tables, reading)
+    return replace(table, cut_short=late if source.total is None else len(table) < source.total)
 
 
 def _of_items(source: Source, reading: Reading, seconds: float, rng: np.random.Generator) -> Iterator[Table]:
     total = len(source.indices)
-    tensors = columns(source)
     keyed = reading.group_key is not None or reading.sample_key is not None
-    each = 0.0 if tensors is not None and not keyed else seconds_each(source)
+    tensors = None if keyed else columns(source)
+    each = 0.0 if tensors is not None else reading.each
     fits = total if each * total <= seconds else max(1, int(seconds / each))
     chosen = np.arange(total) if fits >= total else np.sort(rng.choice(total, fits, replace=False))
-    starts = np.arange(0, len(chosen), CHUNK)
-    # Values are kept of the first chunks and time may run out: neither must favour one end of the data.
-    for start in rng.permutation(starts).tolist():
-        rows = chosen[start : start + CHUNK]
-        if tensors is not None and not keyed:
+    size = _chunk_size(source.read(source.indices[0]), each)
+    # Values are kept of the first chunks, and time may run out: neither must favour one end of the data.
+    for start in rng.permutation(np.arange(0, len(chosen), size)).tolist():
+        rows = chosen[start : start + size]
+        if tensors is not None:
             held, place = tensors
             yield _chunk(rows, {str(i): array_of(t[place[rows]]) for i, t in enumerate(held)}, reading)
         else:
@@ -114,14 +117,19 @@ def _of_items(source: Source, reading: Reading, seconds: float, rng: np.random.G
 
 def _of_stream(source: Source, reading: Reading) -> Iterator[Table]:
     pending: list[Any] = []
-    start = 0
+    start, since = 0, time.monotonic()
     for sample in source.samples():
         pending.append(sample)
-        if len(pending) == CHUNK:
-            yield _of_samples(np.arange(start, start + CHUNK), pending, reading, pending)
-            start, pending = start + CHUNK, []
+        if len(pending) >= _chunk_size(sample, 0.0) or time.monotonic() - since > CHUNK_SECONDS:
+            yield _of_samples(np.arange(start, start + len(pending)), pending, reading, pending)
+            start, pending, since = start + len(pending), [], time.monotonic()
     if pending:
         yield _of_samples(np.arange(start, start + len(pending)), pending, reading, pending)
+
+
+def _chunk_size(sample: Any, each: float) -> int:
+    size = sum(leaf.nbytes if isinstance(leaf, np.ndarray) else len(leaf) for leaf in leaves(sample).values())
+    return max(1, min(CHUNK, CHUNK_BYTES // max(1, size), int(CHUNK_SECONDS / each) if each else CHUNK))
 
 
 def _of_samples(rows: Array, samples: Sequence[Any], reading: Reading, given: Sequence[Any]) -> Table:

@@ -7,7 +7,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,91 +14,27 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from stabcheck.check import Skip, Source
+from stabcheck.check import Skip
 from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
-from stabcheck.trial.rng import RngState, kept_rng, rng_state
+from stabcheck.trial.cuts import BOUNDARY, MID_EPOCH, Cut, Moment, Run
+from stabcheck.trial.rng import kept_rng, rng_state
 from stabcheck.trial.session import Session
-from stabcheck.trial.state import State, fingerprint, generator_states, set_generators
+from stabcheck.trial.state import State, generator_states, set_generators
 from stabcheck.trial.walk import Look, look
 from stabcheck.userland import UserCodeError
 
 BEFORE, AFTER = 8, 4
 """Steps before the first checkpoint and after each: enough for momentum, counters and running statistics to move
 (the omissions in the table of the check's tests all show within them), and a second for a small model."""
+_FEWEST = 4
+"""A run that is planned to be shorter is tried with so many all the same."""
 _PATIENCE = 32
 """Further steps to wait for an update of the weights, so that no checkpoint falls between accumulated gradients."""
 
 _MOST_HELD = 2**28
 """Bytes of recorded batches from which the run is kept short, and of gradients that are kept: they are held in memory
 and written to disk."""
-
-MID_EPOCH, BOUNDARY = "mid-epoch", "epoch boundary"
-
-
-@dataclass
-class Moment:
-    """One step of the uninterrupted run, with what is needed to take it again."""
-
-    batch: Any
-    metric: float | None
-    """Given to `end_epoch` before the step, if an epoch ended there."""
-    rng: RngState
-    generators: dict[str, Any]
-    loss: float | None = None
-
-
-@dataclass
-class Cut:
-    """A place where the run was saved."""
-
-    name: str
-    at: int
-    """Steps taken before."""
-    path: str
-    rng: RngState
-    generators: dict[str, Any]
-    gradients: dict[str, torch.Tensor]
-    """Those that the last step left; empty where they are large."""
-    scaler: dict[str, Any]
-    before: State
-    saved: State
-    """The state when `save` returned; `before` when it was called."""
-    wrote: int
-    """Bytes of the checkpoint; 0 if nothing was written at or beside the path."""
-    epoch_metric: float | None
-    """Given to `end_epoch` right before saving, at an epoch boundary."""
-    end: State = field(default_factory=dict)
-    eval_loss: float | None = None
-
-
-@dataclass
-class Run:
-    """The uninterrupted run."""
-
-    start: State
-    iterators: list[str]
-    """Running iterators that the callbacks close over."""
-    own_checkpoint: bool
-    """The set-up has its own save and load."""
-    own_generator: bool
-    """The loader shuffles with a generator of its own."""
-    save_source: Source | None
-    load_source: Source | None
-    moments: list[Moment] = field(default_factory=list)
-    cuts: list[Cut] = field(default_factory=list)
-    after: int = AFTER
-    """Steps taken after each cut."""
-    only_one: str = ""
-    """Why there is no second cut, if there is none."""
-
-    def losses(self, cut: Cut) -> list[float | None]:
-        """The losses that follow a cut."""
-        return [moment.loss for moment in self.moments[cut.at : cut.at + self.after]]
-
-    def order(self, at: int) -> list[str]:
-        """Fingerprints of the batches from step `at` on."""
-        return [fingerprint(moment.batch) for moment in self.moments[at : at + self.after]]
 
 
 def uninterrupted(bench: Bench) -> Run:
@@ -280,10 +215,10 @@ def _held(run: Run) -> int:
 
 
 def _most_steps(session: Session) -> int:
-    """Steps that the real run would take: some schedules raise when they are stepped further."""
-    ends = (session.planned_steps, getattr(session.setup.scheduler, "total_steps", None))
-    # Twice what the smallest run of both cuts takes.
-    return max(8, min((end * session.setup.accumulate_steps for end in ends if end), default=10**9))
+    """Calls of step in the whole real run: some schedules raise when they are stepped further."""
+    by_schedule = getattr(session.setup.scheduler, "total_steps", None) if session.interval == "step" else None
+    ends = [end for end in (session.planned_steps, by_schedule) if end]
+    return max(_FEWEST, min(ends) * session.setup.accumulate_steps) if ends else 10**9
 
 
 def _why_not_twice(bench: Bench, run: Run, *, is_slow: bool, most: int, seconds: float) -> str:

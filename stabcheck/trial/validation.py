@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-import statistics
 import time
 import weakref
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any
 
 import torch
 from torch import nn
 
 from stabcheck.check import Skip
-from stabcheck.stats import mean
+from stabcheck.stats import mean, median
 from stabcheck.trial.forward_watch import Activity, ForwardWatch, ModeCall, Print, TimeUpError, Visit
 from stabcheck.trial.loader_watch import LoaderWatch
 from stabcheck.trial.session import Session
@@ -50,7 +48,7 @@ class Run:
     graphs_alive: int = 0
     wants_input_grad: bool = False
     passes_per_input: float = 1.0
-    """Median number of forwards of the same input by the same model."""
+    """Median number of forwards of the same input by the same model one after the other."""
     samples: int = 0
     activities: tuple[Activity, ...] = ()
     mode_calls: tuple[ModeCall, ...] = ()
@@ -100,7 +98,7 @@ def run(session: Session, *, seconds: float = math.inf, force_eval: bool = False
     leaves_grad_off = grad and not stopped and not torch.is_grad_enabled()
     torch.set_grad_enabled(grad)
     params = {id(p) for p in session.model.parameters()}
-    passes = Counter((id(c.root), c.inputs) for c in watch.calls if c.inputs)
+    passes = [len(list(same)) for _, same in groupby((id(c.root), c.inputs) for c in watch.calls if c.inputs)]
     return Run(
         numbers=dict(_numbers(result)),
         returned="nothing" if result is None else type(result).__name__,
@@ -113,7 +111,7 @@ def run(session: Session, *, seconds: float = math.inf, force_eval: bool = False
         with_gradients=sum(c.grad for c in watch.calls),
         graphs_alive=watch.graphs_alive,
         wants_input_grad=any(c.wants_input_grad for c in watch.calls),
-        passes_per_input=statistics.median(passes.values()) if passes else 1.0,
+        passes_per_input=median(passes) if passes else 1.0,
         samples=sum(c.samples for c in watch.calls),
         activities=tuple(watch.activities.values()),
         mode_calls=tuple(watch.mode_calls),

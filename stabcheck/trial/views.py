@@ -101,20 +101,16 @@ def _unit_rows(rows: Array) -> Array:
 
 
 def _sketch(rows: Array) -> Array:
-    """At most WIDTH columns with nearly the same distances: columns are added up with random signs (count sketch)."""
+    """At most WIDTH columns with nearly the same distances: every WIDTH-th column is added up with random signs."""
     count = rows.shape[1]
     if count <= WIDTH:
         return np.ascontiguousarray(rows, dtype=np.float32)
-    rng = np.random.default_rng(1)
-    order = rng.permutation(count)
-    signs = rng.choice(np.array([-1, 1], np.float32), count)
-    starts = np.linspace(0, count, WIDTH, endpoint=False).astype(int)
-    return np.concatenate(
-        [
-            np.add.reduceat((block * signs)[:, order], starts, axis=1)
-            for block in np.array_split(rows, max(1, rows.size // 2**24))
-        ]
-    ).astype(np.float32)
+    signs = np.random.default_rng(1).choice(np.array([-1, 1], np.float32), count)
+    sketch = np.zeros((len(rows), WIDTH), np.float32)
+    for start in range(0, count, WIDTH):
+        part = rows[:, start : start + WIDTH]
+        sketch[:, : part.shape[1]] += part * signs[start : start + WIDTH]
+    return sketch
 
 
 def _bags(rows: Sequence[Any]) -> Array:

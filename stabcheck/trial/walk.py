@@ -15,7 +15,7 @@ import random
 import types
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -226,7 +226,10 @@ class _Walk:
     def _attributes(
         self, item: Any, path: str, depth: int, kind: Kind, part: str | None, skip: frozenset[str] = frozenset()
     ) -> None:
-        for name, value in list(getattr(item, "__dict__", {}).items()):
+        named = dict(getattr(item, "__dict__", {}))
+        if is_dataclass(item):  # with slots it has no __dict__
+            named |= {f.name: getattr(item, f.name) for f in fields(item) if hasattr(item, f.name)}
+        for name, value in named.items():
             if name not in skip and not (callable(value) and kind == "schedule"):
                 self._visit(value, f"{path}.{name}", _attribute(item, name), depth + 1, kind, part)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import copy
+import ctypes
+import dataclasses
 import functools
 import itertools
 import os
@@ -839,3 +841,143 @@ def sound_tiny_loader():
 def sound_list_loader():
     x, y = data().tensors
     return Kit(loader_=[(x[i : i + 12], y[i : i + 12]) for i in range(0, 96, 12)]).setup()
+
+
+def sound_plain_descent():
+    """Without momentum there is nothing to save but the weights."""
+    kit = Kit(nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3)))
+    kit.optimizer = torch.optim.SGD(kit.model.parameters(), lr=0.1)
+
+    def save(path):
+        torch.save(kit.model.state_dict(), path)
+
+    def load(path):
+        kit.model.load_state_dict(torch.load(path))
+
+    return kit.setup(save=save, load=load)
+
+
+def sound_short_cycle():
+    """A schedule that raises when it is stepped further than planned."""
+    return _scheduled(lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.1, 10))
+
+
+def sound_second_save_refused():
+    """Written only when the loss is the best so far."""
+    kit = Kit()
+    done = []
+
+    def save(path):
+        if not done:
+            kit.save(path)
+        done.append(path)
+
+    return kit.setup(save=save)
+
+
+def sound_workers():
+    return Kit(loader_=loader(num_workers=1)).setup()
+
+
+def broken_hooked_average():
+    """An average that an optimizer hook updates, and that only validate() reads."""
+    kit = Kit()
+    average = copy.deepcopy(kit.model)
+
+    def update(optimizer, args, kwargs):
+        with torch.no_grad():
+            for a, p in zip(average.parameters(), kit.model.parameters(), strict=True):
+                a.lerp_(p, 0.1)
+
+    kit.optimizer.register_step_post_hook(update)
+    return kit.setup(validate=lambda: float(average(data()[:8][0]).sum()))
+
+
+class CustomSchedule:
+    """No torch scheduler; keeps a log of its rates."""
+
+    def __init__(self, optimizer):
+        self.optimizer, self.step_num, self.rates = optimizer, 0, []
+
+    def step(self):
+        self.step_num += 1
+        for group in self.optimizer.param_groups:
+            group["lr"] = 0.01 / (1 + self.step_num)
+        self.rates.append(self.optimizer.param_groups[0]["lr"])
+
+
+def _custom_schedule(saved):
+    kit = Kit()
+    schedule = CustomSchedule(kit.optimizer)
+
+    def load(path):
+        number = kit.load(path)["number"]
+        schedule.step_num = number if saved else 0
+
+    return kit.setup(scheduler=schedule, save=lambda path: kit.save(path, number=schedule.step_num), load=load)
+
+
+def sound_custom_schedule():
+    return _custom_schedule(saved=True)
+
+
+def broken_custom_schedule():
+    return _custom_schedule(saved=False)
+
+
+def sound_unsteady():
+    """Noise from the operating system: no two runs are equal."""
+    kit = Kit()
+
+    def train_step(batch):
+        x, y = batch
+        noise = torch.tensor(list(os.urandom(x.numel()))).view_as(x) / 255
+        return kit.step((x + 0.1 * noise, y))
+
+    return kit.setup(train_step=train_step)
+
+
+def broken_unseen():
+    """A counter that Python cannot look into."""
+    kit = Kit()
+    calls = ctypes.c_int(0)
+
+    def train_step(batch):
+        calls.value += 1
+        x, y = batch
+        return kit.step((x * (1 + calls.value), y))
+
+    return kit.setup(train_step=train_step)
+
+
+@dataclasses.dataclass(slots=True)
+class Progress:
+    step: int = 0
+
+
+def broken_slots():
+    kit = Kit()
+    progress = Progress()
+
+    def train_step(batch):
+        progress.step += 1
+        x, y = batch
+        return kit.step((x * (1 + 0.1 * progress.step), y))
+
+    return kit.setup(train_step=train_step)
+
+
+def by_hand():
+    """For a computation by hand: no randomness, momentum not saved."""
+    x, y = data().tensors
+    kit = Kit(nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3)))
+    kit.loader = [(x[i : i + 8], y[i : i + 8]) for i in range(0, 96, 8)]
+    kit.optimizer = torch.optim.SGD(kit.model.parameters(), lr=0.05, momentum=0.9)
+
+    def save(path):
+        torch.save(kit.model.state_dict(), path)
+
+    def load(path):
+        kit.model.load_state_dict(torch.load(path))
+
+    return kit.setup(save=save, load=load)

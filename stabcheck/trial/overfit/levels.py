@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from stabcheck.recording import Yardsticks
 from stabcheck.trial import batches
@@ -14,7 +15,7 @@ from stabcheck.trial.losses import split
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
 from stabcheck.trial.yardsticks import ONLY_IN_STEP, measure, one_for_all
-from stabcheck.userland import UserCodeError
+from stabcheck.userland import UserCodeError, passed_on
 
 SAMPLES, TOKEN_SAMPLES = 16, 4
 """As many samples a small model can memorise in a hundred steps; sequences of tokens hold many targets each."""
@@ -95,11 +96,16 @@ def choose(session: Session, seed: int) -> OneBatch:
     session.model.train()
     chosen: OneBatch | None = None
     for count, whole in enumerate(session.epoch("train_loader")):
+        whole = batches.clone(whole)
         batch = batches.clone(batches.cut(whole, TOKEN_SAMPLES if _is_tokens(whole) else SAMPLES))
-        loss = _first_loss(session, batch, seed)
+        try:
+            loss = _first_loss(session, batch, seed)
+        except UserCodeError:  # its parts may not share a first axis, as with the joined targets of CTC
+            batch = whole
+            loss = _first_loss(session, batch, seed)
         first, cut = float(loss.detach()), _cut(session, loss)
         levels = Yardsticks(None, None, None) if cut else measure(session, [batch], seed)
-        candidate = OneBatch(batch, batches.clone(whole), levels, first, cut)
+        candidate = OneBatch(batch, whole, levels, first, cut)
         if chosen is None or not candidate.is_flat:
             chosen = candidate
         if cut or not candidate.is_flat or count + 1 >= BATCHES_TRIED:
@@ -133,9 +139,9 @@ def _cut(session: Session, loss: torch.Tensor) -> str:
 
 def blind_spot(session: Session, chosen: OneBatch, seed: int) -> str | None:
     """Where the loss is the same for the best and the best constant prediction though targets differ: the shapes that
-    meet in it. None if the loss can tell them apart, or if there is no loss_fn to ask."""
+    meet in it. None if the loss can tell them apart."""
     if session.setup.loss_fn is None:
-        return None
+        return _crossing(session, chosen, seed) if chosen.is_flat else None
     targets = split(chosen.batch)[1]
     with torch.no_grad(), kept_rng(seed):
         outputs = session.outputs(chosen.batch)
@@ -146,6 +152,31 @@ def blind_spot(session: Session, chosen: OneBatch, seed: int) -> str | None:
             chosen = replace(chosen, levels=measure(session, [chosen.batch], seed, shapes=one_for_all))
     differs = any(bool((t != t[:1]).any()) for t in batches.tensors(targets) if t.dim() and len(t) > 1)
     return shapes if differs and chosen.is_flat else None
+
+
+class _Crossings(TorchFunctionMode):
+    """Notes the shapes of the first difference that spreads two tensors of equal size over more elements."""
+
+    shapes: tuple[torch.Size, torch.Size] | None = None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call through; look at what subtracts, by itself or inside a loss."""
+        pair = [a.shape for a in args[:2] if isinstance(a, torch.Tensor)]
+        if getattr(func, "__name__", "") in _DIFFERENCES and len(pair) == 2 and self.shapes is None:
+            a, b = pair
+            if a.numel() == b.numel() and a.numel() > 1 and _crossed(a, b):
+                self.shapes = (a, b)
+        return passed_on(func, *args, **(kwargs or {}))
+
+
+_DIFFERENCES = {"sub", "__sub__", "rsub", "__rsub__", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"}
+
+
+def _crossing(session: Session, chosen: OneBatch, seed: int) -> str | None:
+    mode = _Crossings()
+    with mode, torch.no_grad(), kept_rng(seed):
+        session.loss(chosen.batch)
+    return f" ({tuple(mode.shapes[0])} and {tuple(mode.shapes[1])} meet in a difference)" if mode.shapes else None
 
 
 def _crossed(outputs: torch.Size, targets: torch.Size) -> bool:
