@@ -14,6 +14,8 @@ EXPECTED = {
     "saves_no_buffers": {"checkpoint-resume": ["SC0402"]},
 }
 
+BATCHES_PER_EPOCH = 23  # 1,438 images in batches of 64
+
 
 class Block(nn.Module):
     def __init__(self, channels):
@@ -46,10 +48,10 @@ def resnet():
     )
 
 
-def run(decay_every=10 * 23):
+def run(decay_every=10 * BATCHES_PER_EPOCH):
     dataset = TensorDataset(*digits())
     train, val = random_split(dataset, [0.8, 0.2], generator=torch.Generator().manual_seed(0))
-    train_loader = DataLoader(train, batch_size=64, shuffle=True)  # 23 batches
+    train_loader = DataLoader(train, batch_size=64, shuffle=True)
     val_loader = DataLoader(val, batch_size=128)
     model = resnet()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)

@@ -26,6 +26,11 @@ ANSWER_SECONDS = 1.0
 
 _THREAD = re.compile(r"^(Current thread|Thread) 0x.*$", re.MULTILINE)
 _FRAME = re.compile(r'^  File "(?P<file>.+?)", line (?P<line>\d+) in (?P<name>.+)$', re.MULTILINE)
+_ENDINGS = {
+    "SIGKILL": "the process was killed (signal 9), most often because memory ran out: try a smaller batch or dataset",
+    "SIGBUS": "the process crashed with SIGBUS, most often because /dev/shm is full: use fewer DataLoader workers",
+    "SIGTERM": "the process was ended by SIGTERM",
+}
 _WAITING = {
     "connection",
     "popen_fork",
@@ -62,7 +67,10 @@ class Stack:
         return Stack(self.frames[: names.index("_bootstrap")]) if "_bootstrap" in names else self
 
     def __str__(self) -> str:
-        lines = [f'  File "{file}", line {line}, in {name}' for file, line, name in reversed(self.frames)]
+        """As a traceback, from the outermost frame of the user's on."""
+        outer = max((depth for depth, frame in enumerate(self.frames) if is_users(frame[0])), default=len(self.frames))
+        shown = reversed(self.frames[: outer + 1])
+        lines = [f'  File "{file}", line {line}, in {name}' for file, line, name in shown]
         return "\n".join(["Stack (most recent call last):", *lines]) if lines else ""
 
 
@@ -105,17 +113,14 @@ def of_crash(path: Path) -> Stack:
 
 
 def ending(code: int) -> str:
-    """What an exit code says, with what to do: "it crashed with SIGSEGV". Negative for signals."""
-    if code == -signal.SIGKILL:
-        return "it was killed (signal 9), most often because memory ran out: try a smaller batch or dataset"
-    if code == -getattr(signal, "SIGBUS", 0):
-        return "it crashed with SIGBUS, most often because /dev/shm is full: use fewer DataLoader workers"
-    if code < 0:
-        try:
-            return f"it crashed with {signal.Signals(-code).name}"
-        except ValueError:
-            return f"it was ended by signal {-code}"
-    return f"it ended with exit code {code} (os._exit, or an exit in a C library)"
+    """What an exit code (negative for a signal) says, and what to do: "the process crashed with SIGSEGV"."""
+    if code >= 0:
+        return f"the process ended with exit code {code} (os._exit, or an exit in a C library)"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:  # a real-time signal
+        return f"the process was ended by signal {-code}"
+    return _ENDINGS.get(name, f"the process crashed with {name}")
 
 
 def children(pid: int) -> list[int]:

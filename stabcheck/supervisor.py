@@ -203,7 +203,7 @@ class Worker:
     def _ended(self, code: int) -> WorkerLostError:
         how = stacks.ending(code)
         if code == CUT_OFF:
-            how = "it closed files that are not its own, among them the connection to stabcheck (os.closerange?)"
+            how = "the process closed files that are not its own, such as the connection to stabcheck (os.closerange?)"
         return WorkerLostError(how, stacks.of_crash(self._stack), self.tail(), late=False, ours=code == FAILED)
 
     def _late(self) -> WorkerLostError:
@@ -212,7 +212,7 @@ class Worker:
             # For a worker of the user's DataLoader, it may be.
             others = (stacks.ask(pid, self._stack).since_fork() for pid in stacks.children(self.pid))
             stack = next((other for other in others if other.place is not None), stack)
-        return WorkerLostError("it did not end", stack, self.tail(), late=True)
+        return WorkerLostError("the process did not end", stack, self.tail(), late=True)
 
     def tail(self) -> str:
         """The end of what the target has printed; empty if that is not ours to read."""

@@ -257,7 +257,7 @@ def test_workers_that_cannot_be_forked_are_interpreters(monkeypatch: pytest.Monk
     report = engine.run(SEGFAULT, Options(), (simple.TRAINS,))
 
     assert report.checks[0].error is not None
-    assert "it crashed with SIGSEGV (" in report.checks[0].error.message
+    assert "the process crashed with SIGSEGV (" in report.checks[0].error.message
 
 
 # --- nothing is left behind

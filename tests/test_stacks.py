@@ -115,11 +115,11 @@ def test_silence_is_an_empty_stack(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "says"),
     [
-        (-9, "it was killed (signal 9), most often because memory ran out"),
-        (-11, "it crashed with SIGSEGV"),
-        (-signal.SIGBUS, "it crashed with SIGBUS, most often because /dev/shm is full"),
-        (-40, "it was ended by signal 40"),
-        (0, "it ended with exit code 0 (os._exit, or an exit in a C library)"),
+        (-9, "the process was killed (signal 9), most often because memory ran out"),
+        (-11, "the process crashed with SIGSEGV"),
+        (-signal.SIGBUS, "the process crashed with SIGBUS, most often because /dev/shm is full"),
+        (-40, "the process was ended by signal 40"),
+        (0, "the process ended with exit code 0 (os._exit, or an exit in a C library)"),
     ],
 )
 def test_ending(code: int, says: str) -> None:

@@ -55,7 +55,16 @@ FAILS = Rule(
     fix="Find what validate() leaves changed or used up: data type, device, frozen parameters, an open context, an iterator.",
 )
 
-RULES = (BUFFER, WEIGHTS, GRADIENTS, MODE_LEFT, GRAD_OFF, FAILS)
+RESEEDED = Rule(
+    "SC0618",
+    "random-state-reset-by-validation",
+    "warn",
+    message="validate() sets the random seed: the training after it draws the same numbers each time, and every epoch repeats "
+    "the shuffling and the dropout of the last.",
+    fix="Seed inside `with torch.random.fork_rng():`, or give the validation a torch.Generator of its own.",
+)
+
+RULES = (BUFFER, WEIGHTS, GRADIENTS, MODE_LEFT, GRAD_OFF, FAILS, RESEEDED)
 
 _ASLEEP = {
     "dropout": "dropout stays off for the rest of the training",
@@ -73,6 +82,8 @@ def judge(seen: Rehearsal, where: str, source: Source | None) -> Iterator[Findin
         yield from _gradients(seen, where, source)
     if not seen.run.stopped:
         yield from _training_on(seen, source)
+    if seen.own and seen.reseeds:
+        yield RESEEDED.at(None, source=source)
 
 
 def _weights(seen: Rehearsal, where: str, source: Source | None) -> Finding:

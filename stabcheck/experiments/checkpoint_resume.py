@@ -25,13 +25,12 @@ Save and load what the finding names: `state_dict()` for modules, optimizers, sc
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stabcheck.check import Finding, NotChecked, Outcome, Rule, Severity, experiment
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
-    from stabcheck.trial.course import Cause
     from stabcheck.trial.cuts import Cut, Run
     from stabcheck.trial.resume import Resumed
 
@@ -207,18 +206,10 @@ def _lost(run: Run, results: list[Resumed]) -> list[Finding]:
     found: dict[tuple[str, str], Finding] = {}
     for cut, result in zip(run.cuts, results, strict=True):
         for item in lost(run, cut, result):
-            finding = _RULES.get(item.kind, BESIDE).at(
-                item.location,
-                source=run.save_source,
-                severity=_severity(run),
-                part=item.part,
-                names=item.names,
-                count=item.count,
-                **({"total": item.total} if item.total else {}),
-                how=item.how,
-                cut=cut.name,
-                load=_load(run),
-            )
+            facts = {"part": item.part, "names": item.names, "count": item.count, "how": item.how}
+            facts |= {"total": item.total} if item.total else {}
+            rule = _RULES.get(item.kind, BESIDE)
+            finding = rule.at(item.location, source=run.save_source, **facts, **_common(run, cut))
             found.setdefault((finding.code, item.part), finding)
     return list(found.values())
 
@@ -236,7 +227,8 @@ def _continued(bench: Bench, run: Run, results: list[Resumed]) -> tuple[list[Fin
     for cut, result in parted[:1]:
         for cause in causes(bench, run, cut, result):
             if cause.kind == "unsaved":
-                findings.append(_unsaved(run, cut, cause))
+                facts = {"part": cause.part, "saved": cause.saved, "loaded": cause.loaded, "advice": cause.advice}
+                findings.append(UNSAVED.at(None, source=run.save_source, **facts, **_common(run, cut)))
             elif cause.kind == "saving":
                 how = "without it, the same run takes another course"
                 findings.append(SAVING.at(None, source=run.save_source, how=how, cut=cut.name))
@@ -245,20 +237,6 @@ def _continued(bench: Bench, run: Run, results: list[Resumed]) -> tuple[list[Fin
             else:
                 notes.append(NotChecked("whether the steps after load are exactly the same", cause.why))
     return findings, notes
-
-
-def _unsaved(run: Run, cut: Cut, cause: Cause) -> Finding:
-    return UNSAVED.at(
-        None,
-        source=run.save_source,
-        severity=_severity(run),
-        part=cause.part,
-        saved=cause.saved,
-        loaded=cause.loaded,
-        advice=cause.advice,
-        cut=cut.name,
-        load=_load(run),
-    )
 
 
 def _randomness(run: Run, results: list[Resumed]) -> list[Finding]:
@@ -281,8 +259,9 @@ def _severity(run: Run) -> Severity | None:
     return None if run.own_checkpoint else "warn"
 
 
-def _load(run: Run) -> str:
-    return "load()" if run.own_checkpoint else "load_state_dict()"
+def _common(run: Run, cut: Cut) -> dict[str, Any]:
+    load = "load()" if run.own_checkpoint else "load_state_dict()"
+    return {"severity": _severity(run), "cut": cut.name, "load": load}
 
 
 def _summary(run: Run, findings: list[Finding]) -> str:

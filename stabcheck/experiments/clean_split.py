@@ -230,6 +230,10 @@ class _Judge:
                 pairs=pairs,
             )
             self.explained |= set(fresh.tolist())
+        elif found.sliding:
+            # Their neighbours are their own overlaps, so nearness within training is no yardstick.
+            self.split.limits.append(("near-copies", "training windows overlap each other"))
+            self.explained |= set(range(self.of))
         elif len(found.beginning) or len(found.ending):
             # Windows across the edge of the training part are as near to its last ones as they should be.
             apart = set(found.rows.tolist()) - set(found.beginning.tolist()) - set(found.ending.tolist())

@@ -142,6 +142,14 @@ IMPATIENT = Rule(
     "step it once per epoch, with the validation metric",
 )
 
+NEVER_ACTS = Rule(
+    "SC0516",
+    "schedule-after-the-run",
+    "fail",
+    "{scheduler} first changes the rate at call {first}, and the run makes {calls} calls, {cadence}: the rate stays the same to the end",
+    "give its milestones in the unit in which it is called ({cadence}), within {calls} calls",
+)
+
 RULE_OF = {
     "other-optimizer": OTHER_OPTIMIZER,
     "never-stepped": NEVER_STEPPED,
@@ -156,6 +164,7 @@ RULE_OF = {
     "reset": OVERWRITTEN,
     "grows": GROWS,
     "always-zero": ALWAYS_ZERO,
+    "never-acts": NEVER_ACTS,
 }
 """Which rule a `Fault` of the simulated run breaks."""
 
@@ -185,8 +194,9 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
             "; one was built for this optimizer" if any("initial_lr" in g for g in setup.optimizer.param_groups) else ""
         )
         raise Skip(f"no scheduler given{built}: the rate stays at {rates}; if the real run has one, add 'scheduler'")
+    names = {rule.code: rule.name.replace("-", " ") for rule in CHECK.rules}
     return Outcome(
-        summary=run.summary(),
+        summary=f"{names[finding.code]}; {run.summary()}" if finding else run.summary(),
         findings=(finding,) if finding else (),
         measurements=run.measurements(),
         not_checked=tuple(run.notes),

@@ -35,6 +35,8 @@ class Difference:
     """The value found is what a fresh set-up holds: nothing was loaded into it."""
     rounded: bool
     """Every element is the expected one but for the rounding of a shorter float format."""
+    share: float | None = None
+    """L2 distance of two tensors of the same shape, over the norm of the expected one."""
 
 
 def same(first: Leaf | None, second: Leaf | None) -> bool:
@@ -64,6 +66,7 @@ def differences(expected: State, actual: State, fresh: State) -> list[Difference
             actual=_shown(actual.get(path)),
             untouched=same(actual.get(path), fresh.get(path)),
             rounded=_is_rounded(leaf, actual.get(path)),
+            share=_share(path, expected, actual),
         )
         for path, leaf in expected.items()
         if not same(leaf, actual.get(path))
@@ -135,6 +138,14 @@ def _same_tensors(one: torch.Tensor, two: torch.Tensor) -> bool:
 def _shown(leaf: Leaf | None) -> Any:
     value = _plain(leaf)
     return float(value.double().norm()) if isinstance(value, torch.Tensor) else value
+
+
+def _share(path: str, expected: State, actual: State) -> float | None:
+    other = actual.get(path)
+    norm: Any = _shown(expected[path])
+    if expected[path].shape is None or other is None or other.shape != expected[path].shape or not norm:
+        return None
+    return distance({path: expected[path]}, {path: other}) / float(norm)
 
 
 def _is_rounded(leaf: Leaf, other: Leaf | None) -> bool:

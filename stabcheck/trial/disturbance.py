@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,10 +17,13 @@ from stabcheck.trial.yardsticks import undisturbed
 from stabcheck.userland import UserCodeError
 
 
-def matters(session: Session, parameter: torch.Tensor, batch: Any, seed: int) -> bool | None:
+def matters(
+    session: Session, parameter: torch.Tensor, batch: Any, seed: int, optimizers: Sequence[torch.optim.Optimizer] = ()
+) -> bool | None:
     """Whether the loss on `batch` changes when `parameter` is moved by noise of its own size, all randomness held;
-    None if the loss cannot be had or changes by itself. The loss is the set-up's, or else what its own step returns."""
-    for loss in (_loss, _loss_of_step):
+    None if the loss cannot be had or changes by itself. The loss is the set-up's, or else what its own step returns; what that
+    does to `optimizers` is undone."""
+    for loss in (_loss, functools.partial(_loss_of_step, optimizers=optimizers)):
         with kept_rng():
             try:
                 first, second = (loss(session, batch, seed) for _ in range(2))
@@ -42,10 +48,13 @@ def _loss(session: Session, batch: Any, seed: int) -> float:
         return float(session.loss(batch).detach())
 
 
-def _loss_of_step(session: Session, batch: Any, seed: int) -> float:
+def _loss_of_step(session: Session, batch: Any, seed: int, optimizers: Sequence[torch.optim.Optimizer]) -> float:
     """What the step says of the weights it found; what it does to them is undone."""
     snapshot = session.snapshot()
+    states = [copy.deepcopy(optimizer.state_dict()) for optimizer in optimizers]
     with kept_rng(seed):
         value = session.step(batch)
     session.restore(snapshot)
+    for optimizer, state in zip(optimizers, states, strict=True):
+        optimizer.load_state_dict(state)
     return math.nan if value is None else value

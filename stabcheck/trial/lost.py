@@ -47,9 +47,8 @@ def lost(run: Run, cut: Cut, result: Resumed) -> list[Lost]:
     found = [_of_model(cut, items) for items in (weights, buffers) if items]
     detached = {d.part for d in changed if d.kind == "held"}
     for items in (*_by_part(changed, "held"), *_by_part(changed, "moment"), *_by_part(changed, "schedule")):
-        if (
-            items[0].kind != "moment" or items[0].part not in detached
-        ):  # its entries are named by the parameters it holds
+        # The entries of an optimizer are named by the parameters that it holds.
+        if items[0].kind != "moment" or items[0].part not in detached:
             found.append(_lost(items))
     if run.own_checkpoint:
         found += [_lost(items) for items in _models_beside(run, cut, result, changed)]
@@ -57,13 +56,13 @@ def lost(run: Run, cut: Cut, result: Resumed) -> list[Lost]:
 
 
 def altered(run: Run, cut: Cut) -> str | None:
-    """What save() did to the run that it saved, as the end of a sentence. Modes count if the steps that followed did not
-    put them right."""
+    """What save() did to the model or its optimizers, as the end of a sentence. Modes count if the steps that followed did
+    not put them right. A model kept beside may well be brought up to date in save()."""
     changed = [
         d
         for d in differences(cut.before, cut.saved, run.start)
-        if d.kind not in {"number", "tensor"}  # the time of the last checkpoint, a counter of files
-        and (d.kind != "mode" or not same(cut.before.get(d.path), cut.end.get(d.path)))
+        if d.kind in {"weight", "buffer", "moment", "schedule", "option"}
+        or (d.path.startswith("model.") and d.kind == "mode" and not same(cut.before.get(d.path), cut.end.get(d.path)))
     ]
     if not changed:
         return None
@@ -130,12 +129,14 @@ def _how(items: Sequence[Difference]) -> str:
     kind = items[0].kind
     if kind == "schedule":
         return "; ".join(f"{_name(d)} is {value(d.actual)} instead of {value(d.expected)}" for d in items[:3])
-    if all(d.rounded and not d.untouched for d in items):
-        return "rounded, as by a shorter float format"
     if all(d.untouched for d in items):
         return "there is none" if kind == "moment" else "still what a new set-up starts with"
+    if all(d.rounded for d in items):
+        return "rounded, as by a shorter float format"
     first = next(d for d in items if not d.untouched)
-    return f"{first.path} has norm {value(first.actual)} instead of {value(first.expected)}"
+    if first.share is not None:
+        return f"{first.path} is off by {100 * first.share:.2g} % of its norm"
+    return f"{first.path} is {value(first.actual)} instead of {value(first.expected)}"
 
 
 def _common(paths: Sequence[str]) -> str | None:

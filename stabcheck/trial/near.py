@@ -72,12 +72,14 @@ def _judged(view: Neighbours) -> Near:
         found, own = int((view.ratio <= limit).sum()), int((view.within <= limit).sum())
         share, within = found / len(view.ratio), own / len(view.within)
         p = rate_p(found, len(view.ratio), own, len(view.within))
+        # Language repeats its phrases: it is nothing like evenly scattered, and no single pair is a proof.
+        chance = max(view.chance(limit), SCATTER if view.view in {"tokens", "text"} else 0.0)
         verdict: Literal["warn", "fail"] | None = None
-        if share >= EVERYWHERE and view.chance(limit) <= SCATTER:
+        if share >= EVERYWHERE and chance <= SCATTER:
             verdict = "fail"
-        elif found >= FEW and share - within >= max(MATERIAL, within / 3, view.chance(limit)) and p <= SURE:
+        elif found >= FEW and share - within >= max(MATERIAL, within / 3, chance) and p <= SURE:
             verdict = "fail" if share - within >= FAILS else "warn"
-        elif found >= 2 and share >= max(MATERIAL, 4 * within) and view.chance(limit) <= PROOF and p <= LIKELY:
+        elif found >= 2 and share >= max(MATERIAL, 4 * within) and p <= LIKELY and chance <= PROOF:
             verdict = "warn"
         best = max(best, (share - within, limit, verdict), key=lambda b: (b[2] == "fail", b[2] is not None, b[0]))
     limit = best[1]

@@ -189,4 +189,4 @@ def _work(job: Path) -> None:
 
 
 def _late(pid: int, job: Path) -> FreshProcessDied:
-    return FreshProcessDied("it did not end in the time left", stacks.ask(pid, job.with_suffix(".stack")))
+    return FreshProcessDied("the process did not end in the time left", stacks.ask(pid, job.with_suffix(".stack")))

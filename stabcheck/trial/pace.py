@@ -25,6 +25,10 @@ APART = 1.3
 SPENT_EARLY = 0.5
 """A schedule that is spent before half of the run is over leaves most of the run without training. Measured: cosine
 is spent at 0.92 of its length, linear at 0.97, exponential down to 1e-5 at 0.60, a tenfold drop every fifth at 0.60."""
+SPENT_AT_ONCE = 0.2
+"""Spent before so little of the run, it is no schedule of this run: a rate that halves every thirtieth is spent at a third."""
+FAR = 5
+"""Run lengths after which a first milestone is no longer that of a run which was shortened."""
 DEAD_TAIL = 0.1
 """Share of the run at a negligible rate that is more than a rounding of the length."""
 AHEAD = 20_000
@@ -214,7 +218,7 @@ def _by_itself(schedule: Schedule | None, used: Rates, stride: int, calls: int, 
     """Faults that need no other unit to be seen."""
     groups = _judged(used)
     if not groups:
-        return _stays_low(schedule, used, calls) if schedule is not None else None
+        return _stays_low(schedule, used, calls) or _never_acts(schedule, used, calls) if schedule is not None else None
     others = any(used[0, g] > 0 and not last_change(used[:, g]) for g in range(used.shape[1]))
     shapes = [shape_of(used[:, g]) for g in groups]
     shape, length = shapes[0], len(used)
@@ -224,7 +228,7 @@ def _by_itself(schedule: Schedule | None, used: Rates, stride: int, calls: int, 
         and all(s.spent_at < SPENT_EARLY * length or s.dead_from < (1 - DEAD_TAIL) * length for s in shapes)
     ):
         begins = max(min(s.spent_at, s.dead_from) for s in shapes)
-        dead = all(s.dead_from <= SPENT_EARLY * length + 1 for s in shapes)
+        dead = all(s.dead_from <= SPENT_EARLY * length + 1 for s in shapes) or begins <= SPENT_AT_ONCE * length
         return Fault("spent", {"call": begins * stride, "last": shape.last / shape.peak, "dead": dead})
     if schedule is not None and all(
         s.last >= (1 - 1e-6) * s.peak and s.last > s.first and not s.swings and not s.restarts for s in shapes
@@ -267,6 +271,16 @@ def _stays_low(schedule: Schedule, used: Rates, calls: int) -> Fault | None:
         if len(later) and ahead.max() <= (1 + TOLERANCE) * base:
             return Fault("not-reached", {"first": low, "last": low, "target": base, "needs": int(later[0]) * stride})
     return None
+
+
+def _never_acts(schedule: Schedule, used: Rates, calls: int) -> Fault | None:
+    """A rate that stays the same for the whole run, because what would change it comes long after its end."""
+    firsts = []
+    for index in range(used.shape[1]):
+        ahead, stride = _ahead(schedule, index, calls)
+        changes = np.flatnonzero(np.abs(ahead - ahead[0]) > (1 - IDLE) * np.abs(ahead[0]))
+        firsts += [int(changes[0]) * stride] if len(changes) else []
+    return Fault("never-acts", {"first": min(firsts)}) if firsts and min(firsts) >= FAR * max(calls, 2) else None
 
 
 def _ahead(schedule: Schedule, group: int, calls: int) -> tuple[Rates, int]:

@@ -201,7 +201,7 @@ class _Trial:
         for name, p in silent:
             module = name.rpartition(".")[0]
             if module not in modules and len(modules) < MAX_DISTURBED:
-                modules[module] = matters(self.session, p, self.kept_batches[0], self.bench.seed)
+                modules[module] = matters(self.session, p, self.kept_batches[0], self.bench.seed, self.spy.optimizers)
             found[name] = modules.get(module)
         return found
 

@@ -30,6 +30,8 @@ class Rehearsal:
     """A second validation with the same weights and further random numbers."""
     in_eval: Run | None = None
     """The validation again with the same random numbers, every module in eval mode."""
+    reseeds: bool = False
+    """Whether the validation leaves torch's global random numbers at the same place each time."""
     mode_matters: bool | None = None
     """Whether the outputs of that differ: False if they are the same bit for bit, True if they differ by more than rounding;
     None between the two, if not tried, or if the validation does not repeat itself anyway."""

@@ -89,7 +89,7 @@ class _Rehearsing:
         self._bench.tell(0.4, "validating")
         rng, before = rng_state(), StateShot.of(session)
         first = run(session, seconds=self._limit())
-        after = StateShot.of(session)
+        after, drawn = StateShot.of(session), rng_state()
         seen = Rehearsal(
             setup=session.setup,
             steps=self._steps,
@@ -106,7 +106,7 @@ class _Rehearsing:
             )
         else:
             self._bench.tell(0.6, "validating again")
-            self._repeat(seen, rng, before)
+            self._repeat(seen, rng, drawn, before)
             self._weigh_buffers(seen, before, after)
             self._step_after(seen, after)
             self._follow(seen)
@@ -157,7 +157,7 @@ class _Rehearsing:
 
     # --- validating again
 
-    def _repeat(self, seen: Rehearsal, rng: RngState, before: StateShot) -> None:
+    def _repeat(self, seen: Rehearsal, rng: RngState, drawn: RngState, before: StateShot) -> None:
         session, first = self._session, seen.run
         if 4 * first.seconds > self._limit():
             self._leave_out(
@@ -166,7 +166,10 @@ class _Rehearsing:
             return
         if not seen.changes.parameters and not seen.changes.buffers:
             try:
+                drawn.restore()
+                torch.rand(1)  # from another state than the first ended in: only seeding leads there again
                 seen.repeat = run(session)
+                seen.reseeds = torch.equal(drawn.torch_state, rng_state().torch_state)
             except UserCodeError as error:
                 seen.fails_after = "validate(), called again,", error.message
                 return

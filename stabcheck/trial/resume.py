@@ -11,7 +11,6 @@ import gc
 import math
 import mmap
 import os
-import pickle
 import re
 import tempfile
 from dataclasses import dataclass, field, replace
@@ -64,33 +63,33 @@ def resume(bench: Bench, run: Run, cuts: list[Cut], trials: list[list[str]] | No
     Raises:
         UserCodeError: building the set-up failed there, or the process died.
     """
-    folder = Path(tempfile.mkdtemp(dir=bench.scratch, prefix="resume-"))
-    payload, answer = folder / "payload.pt", folder / "answer.pt"
     gc.collect()  # the uninterrupted set-up makes room for the fresh one
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
     jobs = [
-        (_trimmed(cut, paths), run.moments[cut.at : cut.at + run.after], paths, index == 0 and trials is None)
+        (_trimmed(cut, paths), run.moments[cut.at : cut.at + run.after], paths, trials is None)
         for cut in cuts
-        for index, paths in enumerate(trials or [[]])
+        for paths in trials or [[]]
     ]
-    try:
-        torch.save(jobs, payload)
-    except (pickle.PicklingError, AttributeError, TypeError):  # batches that no file can hold
-        torch.save([(cut, [], paths, True) for cut, _, paths, _ in jobs], payload)
-    job = {
-        "target": bench.entry.target,
-        "texts": bench.entry.texts,
-        "folder": bench.entry.folder,
-        "seed": bench.seed,
-        "device": str(bench.device) if bench.device else None,
-        "threads": torch.get_num_threads(),
-        "payload": str(payload),
-        "answer": str(answer),
-    }
-    bench.nursery.run("stabcheck.trial.resume:resumed", job)
-    # Our own file, written a moment ago; the batches in it may be of any class.
-    results: list[Resumed] = torch.load(answer, weights_only=False)
+    with tempfile.TemporaryDirectory(dir=bench.scratch, prefix="resume-", ignore_cleanup_errors=True) as folder:
+        payload, answer = Path(folder) / "payload.pt", Path(folder) / "answer.pt"
+        try:
+            torch.save(jobs, payload)
+        except Exception:  # batches that no file can hold
+            torch.save([(cut, [], paths, with_order) for cut, _, paths, with_order in jobs], payload)
+        job = {
+            "target": bench.entry.target,
+            "texts": bench.entry.texts,
+            "folder": bench.entry.folder,
+            "seed": bench.seed,
+            "device": str(bench.device) if bench.device else None,
+            "threads": torch.get_num_threads(),
+            "payload": str(payload),
+            "answer": str(answer),
+        }
+        bench.nursery.run("stabcheck.trial.resume:resumed", job)
+        # Our own file, written a moment ago.
+        results: list[Resumed] = torch.load(answer, weights_only=False)
     return results
 
 

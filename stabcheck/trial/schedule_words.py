@@ -21,7 +21,8 @@ def facts_of(run: PlannedRun) -> dict[str, Any]:
     if "call" in facts:
         facts["when"] = run.when(facts["call"])
     more = _WORDS.get(run.fault.kind)
-    return facts if more is None else {**facts, **more(run, facts)}
+    facts |= more(run, facts) if more is not None else {}
+    return {name: fact for name, fact in facts.items() if name not in _TO_DECIDE}
 
 
 def _other_optimizer(run: PlannedRun, facts: dict[str, Any]) -> dict[str, Any]:
@@ -131,6 +132,8 @@ def _reset(run: PlannedRun, facts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+_TO_DECIDE = frozenset({"mild", "dead", "restarts"})
+"""What only the severity was decided by."""
 _WORDS = {
     "other-optimizer": _other_optimizer,
     "raises": _raises,

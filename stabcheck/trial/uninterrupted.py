@@ -81,7 +81,7 @@ def uninterrupted(bench: Bench) -> Run:
         _cut(bench, session, run, BOUNDARY, metric)
         _continue(session, found, Feed(session), run)
         if not run.cuts[-1].wrote:
-            run.cuts.pop()
+            del run.moments[run.cuts.pop().at :]
             run.only_one = "save() wrote nothing when it was called again"
     return run
 

@@ -19,6 +19,10 @@ LONG = 16
 """Elements from which on a row is taken for a signal, an image or a sequence of tokens, and not for a row of a table."""
 
 
+OUTLYING = 4.0
+"""Standard units at which values are cut off, so that a column that hardly ever varies does not outweigh the others."""
+
+
 @dataclass(frozen=True)
 class View:
     """Both sides as points, float32, (n, d)."""
@@ -53,10 +57,9 @@ def views(train: Column, val: Column, train_rows: Array, val_rows: Array) -> Ite
     deviation = one.std(axis=0)
     varying = deviation[deviation > 0]
     if len(varying) > 1:
-        # A column that hardly ever varies must not outweigh the others.
-        unit = np.maximum(deviation, 0.1 * np.median(varying))
-        scaled = _sketch(one / unit)
-        yield View("standardised", scaled, _sketch(two / unit), scaled)
+        unit, centre = np.where(deviation > 0, deviation, np.median(varying)), one.mean(axis=0)
+        scaled, also = (_sketch(np.clip((rows - centre) / unit, -OUTLYING, OUTLYING)) for rows in (one, two))
+        yield View("standardised", scaled, also, scaled)
     if one.shape[1] >= LONG:
         even = _sketch(_unit_rows(one))
         yield View("normalised", even, _sketch(_unit_rows(two)), even)

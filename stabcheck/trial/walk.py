@@ -107,14 +107,20 @@ class _Walk:
         if depth > _DEEPEST or isinstance(value, _NOT_STATE):
             return
         if value is None or isinstance(value, (bool, int, float, str, np.generic)):
-            plain = value.item() if isinstance(value, np.generic) else value
-            self._leaf(path, Leaf(part or path, kind, plain), slot)
+            self._leaf(path, Leaf(part or path, kind, _plain(value)), slot)
             return
         if id(value) in self._keys and slot is not None:
             self.found.aliases.setdefault(self._keys[id(value)], []).append(slot)
         if id(value) in self._seen:
             return
         self._seen[id(value)] = value
+        try:
+            self._enter(value, path, slot, depth, kind, part)
+        except Exception:  # the user's own containers and attributes may raise when they are read
+            if depth == 0:
+                raise
+
+    def _enter(self, value: Any, path: str, slot: Slot | None, depth: int, kind: Kind, part: str | None) -> None:
         attributes = getattr(value, "__dict__", {})
         if isinstance(value, torch.Tensor):
             self._tensor(value, path, slot, "tensor" if kind == "number" else kind, part or _home(path))
@@ -252,6 +258,14 @@ class _Walk:
             if isinstance(default, (dict, list)):  # the mutable default that keeps state between calls
                 self._visit(default, function.__name__, None, depth + 1)
         self._attributes(function, function.__name__, depth, "number", None)
+
+
+def _plain(value: Any) -> Any:
+    """The number or text itself, of a built-in type that every process can read."""
+    if isinstance(value, np.generic):
+        return value.item()
+    kind = next((kind for kind in (bool, int, float) if isinstance(value, kind)), None)
+    return kind(value) if kind else value if value is None else str.__str__(value)
 
 
 def _home(path: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,9 @@ CONFIRMED = 0.5
 """Share of the partial matches that must extend over the whole overlap. Of windows from one series all do, of those from a
 licence text with its set phrases 0.84, of random digits and random walks on whole numbers 0.03 to 0.07."""
 
+SLIDING = 0.5
+"""Share of the training windows that begin within another one where windows slide along a series in small steps."""
+
 _INVERSE = np.uint64(pow(int(MIXER), -1, 2**64))
 
 
@@ -45,6 +48,8 @@ class Overlap:
     """Rows of the latter."""
     pairs: list[tuple[int, int, int]]
     """Some (training row, validation row, shift in steps)."""
+    sliding: bool = False
+    """Whether most training windows overlap each other in the same way."""
 
 
 def overlaps(split: Split, fresh: Array) -> Overlap | None:
@@ -55,18 +60,25 @@ def overlaps(split: Split, fresh: Array) -> Overlap | None:
     shape, queries = pair[0].shape, split.unlike(fresh)
     if pair[1].shape != shape or len(shape) not in {1, 2} or not len(queries):
         return None
-    best: Overlap | None = None
+    found, sliding = [], False
     for axis, steps in enumerate(shape):
         if steps >= SHORTEST:
             train, val = (_time_major(column, axis) for column in pair)
-            found = overlap(train, val[queries], steps)
-            best = found if best is None or len(found.ending) > len(best.ending) else best
-    if best is None:
+            found.append(overlap(train, val[queries], steps))
+            sliding = sliding or overlap(train, train, steps).begin >= SLIDING
+    if not found:
         return None
+    best = max(found, key=lambda result: len(result.ending))
     train_kept, val_kept = split.train.table.kept, split.val.table.kept[queries]
     pairs = [(int(train_kept[t]), int(val_kept[v]), by) for t, v, by in best.pairs]
-    return replace(
-        best, rows=val_kept[best.rows], beginning=val_kept[best.beginning], ending=val_kept[best.ending], pairs=pairs
+    return Overlap(
+        rows=val_kept[best.rows],
+        begin=best.begin,
+        end=best.end,
+        beginning=val_kept[best.beginning],
+        ending=val_kept[best.ending],
+        pairs=pairs,
+        sliding=sliding,
     )
 
 

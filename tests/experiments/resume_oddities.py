@@ -128,18 +128,6 @@ def broken_shadow_restarted():
     return kit.setup(train_step=train_step, load=load)
 
 
-def broken_flat_average():
-    kit = Kit()
-    box = {"average": nn.utils.parameters_to_vector(kit.model.parameters()).detach().clone()}
-
-    def train_step(batch):
-        loss = kit.step(batch)
-        box["average"] = 0.95 * box["average"] + 0.05 * nn.utils.parameters_to_vector(kit.model.parameters()).detach()
-        return loss
-
-    return kit.setup(train_step=train_step)
-
-
 def sound_averaged_model():
     kit = Kit()
     swa = torch.optim.swa_utils.AveragedModel(kit.model, use_buffers=True)
@@ -371,14 +359,6 @@ def _scheduled(make, **changes):
 
 def sound_plateau():
     return _scheduled(lambda o: torch.optim.lr_scheduler.ReduceLROnPlateau(o, patience=0))
-
-
-def sound_one_cycle():
-    return _scheduled(lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.1, 40))
-
-
-def sound_lambda():
-    return _scheduled(lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda e: 1 / (1 + e)))
 
 
 def sound_sequence():
@@ -661,16 +641,8 @@ def _modes(save_resets, load_resets):
     return kit.setup(train_step=kit.step, save=save, load=load)
 
 
-def sound_modes():
-    return _modes(True, True)
-
-
 def broken_save_leaves_eval():
     return _modes(False, True)
-
-
-def broken_both_leave_eval():
-    return _modes(False, False)
 
 
 def broken_load_leaves_eval():
@@ -790,16 +762,6 @@ def sound_stream():
     return Kit(loader_=DataLoader(Stream(), batch_size=12)).setup()
 
 
-@torch.enable_grad()
-def _decorated(kit, batch):
-    return kit.step(batch)
-
-
-def sound_partial():
-    kit = Kit()
-    return kit.setup(train_step=functools.partial(_decorated, kit))
-
-
 class Loop:
     def __init__(self):
         self.kit = Kit()
@@ -811,11 +773,6 @@ class Loop:
             for t, p in zip(self.teacher.parameters(), self.kit.model.parameters(), strict=True):
                 t.lerp_(p, 0.1)
         return loss
-
-
-def broken_teacher_in_callable():
-    loop = Loop()
-    return loop.kit.setup(train_step=loop)
 
 
 def broken_teacher_behind_decorator():
@@ -836,11 +793,6 @@ def sound_tiny_loader():
         scheduler_interval="epoch",
         train_loader=DataLoader(data(24), 12, shuffle=True),
     )
-
-
-def sound_list_loader():
-    x, y = data().tensors
-    return Kit(loader_=[(x[i : i + 12], y[i : i + 12]) for i in range(0, 96, 12)]).setup()
 
 
 def sound_plain_descent():

@@ -52,6 +52,8 @@ HEALTHY: dict[str, Callable[[], Any]] = {
     "function that drops nothing": lambda: setup(lambda: cases.FunctionalDropout("nothing"), careful),
     "guarded drop path": lambda: setup(lambda: cases.DropPath(True), careful),
     "draws in vain": lambda: setup(cases.DrawsInVain, careful),
+    "sampling from a forked seed": lambda: setup(cases.Sampler, cases.seeded(forked=True)),
+    "sampling in a fork": lambda: setup(cases.Sampler, cases.seeded(forked=True, reseeds=False)),
     "sampling": lambda: setup(cases.Sampler, careful),
     "Monte Carlo": lambda: setup(drop, cases.monte_carlo(5)),
     "Monte Carlo by name": lambda: setup(lambda: cases.MCDropout(0.3), careful),
@@ -94,6 +96,7 @@ FAULTY: dict[str, tuple[Callable[[], Any], tuple[str, str]]] = {
     "parameters frozen": (lambda: cases.disturbing("frozen"), ("SC0616", "fail")),
     "parameters double": (lambda: cases.disturbing("double"), ("SC0617", "fail")),
     "data used up": (lambda: cases.disturbing("used up"), ("SC0609", "fail")),
+    "seed set": (lambda: setup(cases.Sampler, cases.seeded(forked=False)), ("SC0618", "warn")),
     "nothing done": (lambda: {**setup(nn.Identity), "validate": lambda: None}, ("SC0609", "warn")),
 }
 

@@ -16,6 +16,7 @@ from torch.optim import lr_scheduler as schedulers
 from stabcheck.check import Finding, Outcome, Skip
 from stabcheck.experiments.lr_schedule import CHECK
 from stabcheck.trial.bench import Bench
+from tests.setups import classifier
 
 EPOCHS, BATCHES = 10, 22
 STEPS = EPOCHS * BATCHES
@@ -626,3 +627,15 @@ def test_many_groups_are_drawn_once_for_each_shape(make_bench: MakeBench) -> Non
     assert measured["groups"] == [0, 1]
     assert len(measured["rates"]) == 2
     assert len(measured["peaks"]) == 40
+
+
+@pytest.mark.parametrize(("step_size", "expected"), [(600, ["SC0516"]), (40, [])])
+def test_a_first_milestone_long_after_the_run_never_acts(make_bench: Any, step_size: int, expected: list[str]) -> None:
+    """Up to a few run lengths it may be a run that was shortened; twenty away the unit is wrong."""
+
+    def setup() -> dict[str, Any]:
+        made = classifier()()
+        scheduler = torch.optim.lr_scheduler.StepLR(made["optimizer"], step_size)
+        return {**made, "max_steps": None, "max_epochs": 30, "scheduler": scheduler, "scheduler_interval": "epoch"}
+
+    assert [f.code for f in CHECK.run(make_bench(setup)).findings] == expected

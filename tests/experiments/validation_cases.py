@@ -259,6 +259,21 @@ class RunningScale(nn.Module):
         return x / self.scale
 
 
+def seeded(*, forked: bool, reseeds: bool = True) -> Validate:
+    """Draws random numbers while validating, from a fixed seed or not, in a fork of the generator or not."""
+
+    def make(parts: Setup) -> Callable[[], Any]:
+        def validate() -> Any:
+            with torch.random.fork_rng(enabled=forked):
+                if reseeds:
+                    torch.manual_seed(0)
+                return careful(parts)()
+
+        return validate
+
+    return make
+
+
 def averaged(*, in_eval: bool = True, follows: bool = True) -> Setup:
     """Validates an average of the weights, kept in a closure."""
     parts = setup(lambda: nn.Sequential(nn.BatchNorm1d(32), nn.Dropout(0.2)))

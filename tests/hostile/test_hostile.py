@@ -54,7 +54,7 @@ CASES = {
     "changes_directory": Case(),
     "checks_itself": Case({LOAD: "UsageError: the target calls stabcheck.run while it is loaded"}),
     "clears_temp": Case(only=("losses", "looks", "trains", "validates")),
-    "closes_everything": Case({LOAD: "it closed files that are not its own"}, place=""),
+    "closes_everything": Case({LOAD: "the process closed files that are not its own"}, place=""),
     "closes_stdout": Case(),
     "daemon": Case(),
     "deaf": Case({LOAD: LATE_LOAD}, options=QUICK_LOAD),
@@ -70,7 +70,7 @@ CASES = {
     "hang_in_c": Case(each(("trains",), LATE_CHECK), only=("trains", "looks"), options=QUICK_CHECK),
     "hang_in_import": Case({LOAD: LATE_LOAD}, options=QUICK_LOAD),
     "hang_in_load": Case(
-        {"resumes": "it did not end in the time left"}, only=("resumes", "looks"), options=QUICK_CHECK
+        {"resumes": "the process did not end in the time left"}, only=("resumes", "looks"), options=QUICK_CHECK
     ),
     "hang_in_loader": Case({"losses": LATE_TRIAL}, only=("losses",), options=QUICK_TRIAL),
     "hang_in_loader_worker": Case({"trains": LATE_CHECK}, only=("trains", "looks"), options=QUICK_CHECK),
@@ -83,15 +83,17 @@ CASES = {
     ),
     "interrupt_in_setup": Case({LOAD: "raised KeyboardInterrupt"}),
     "interrupt_in_step": Case(each(TRAINING, "raised KeyboardInterrupt")),
-    "killed": Case({"validates": "it was killed (signal 9), most often because memory ran out"}, place=""),
+    "killed": Case({"validates": "the process was killed (signal 9), most often because memory ran out"}, place=""),
     "missing_module": Case({LOAD: "ModuleNotFoundError: No module named 'a_module_that_is_not_there'; install it for"}),
     "no_setup_at_all": Case({LOAD: "it returned None: return the dict of objects (is a 'return' missing?)"}),
     "no_val_loader": Case(skips=("validates",)),
     "one_shot_iterator": Case(each(TRAINING, "it can be read only once: give something that starts again"), place=""),
     "one_shot_loader": Case({LOAD: "'train_loader' is a generator, which can be read only once"}),
-    "os_exit_in_setup": Case({LOAD: "it ended with exit code 0 (os._exit, or an exit in a C library)"}, place=""),
+    "os_exit_in_setup": Case(
+        {LOAD: "the process ended with exit code 0 (os._exit, or an exit in a C library)"}, place=""
+    ),
     "os_exit_in_step": Case(
-        each(TRAINING, "it ended with exit code 0 (os._exit, or an exit in a C library)"), place=""
+        each(TRAINING, "the process ended with exit code 0 (os._exit, or an exit in a C library)"), place=""
     ),
     "out_of_memory": Case({"trains": "MemoryError: out of memory"}, only=("trains", "looks")),
     "out_of_memory_in_torch": Case(each(TRAINING, "RuntimeError: [enforce fail at alloc_cpu.cpp")),
@@ -104,8 +106,8 @@ CASES = {
     "reads_arguments": Case(),
     "reads_stdin": Case({LOAD: "EOFError: EOF when reading a line"}),
     "same_model": Case(each(("trains", "validates", "resumes"), "it returned the same model again")),
-    "segfault": Case(each(TRAINING, "it crashed with SIGSEGV")),
-    "segfault_in_load": Case({"resumes": "it crashed with SIGSEGV"}),
+    "segfault": Case(each(TRAINING, "the process crashed with SIGSEGV")),
+    "segfault_in_load": Case({"resumes": "the process crashed with SIGSEGV"}),
     "strange_text": Case({LOAD: "ValueError: ? [bold]café[/bold] long long"}),
     "threads": Case(),
     "two_loader_workers": Case(),

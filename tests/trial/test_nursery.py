@@ -91,11 +91,11 @@ def test_exception_outside_a_door_is_blamed_by_its_innermost_frame(nursery: Nurs
 
 
 def test_ways_to_die_are_told_apart(each_nursery: Nursery, jobs: Path) -> None:
-    with pytest.raises(FreshProcessDied, match=r"it ended with exit code 0 \(os._exit"):
+    with pytest.raises(FreshProcessDied, match=r"the process ended with exit code 0 \(os._exit"):
         each_nursery.run("nursery_jobs:leave", 0)
     with pytest.raises(UserCodeError, match="raised KeyboardInterrupt"):
         each_nursery.run("nursery_jobs:interrupt", None)
-    with pytest.raises(FreshProcessDied, match="it crashed with SIGSEGV") as crash:
+    with pytest.raises(FreshProcessDied, match="the process crashed with SIGSEGV") as crash:
         each_nursery.run("nursery_jobs:crash", None)
 
     assert (crash.value.file, crash.value.line) == (str(jobs), line_of(jobs, "string_at(0)"))
@@ -104,7 +104,7 @@ def test_ways_to_die_are_told_apart(each_nursery: Nursery, jobs: Path) -> None:
 def test_job_that_hangs_is_ended_and_says_where(each_nursery: Nursery, jobs: Path) -> None:
     each_nursery.deadline = time.monotonic() + (0.5 if each_nursery._pid else 1.5)
 
-    with pytest.raises(FreshProcessDied, match="it did not end in the time left") as caught:
+    with pytest.raises(FreshProcessDied, match="the process did not end in the time left") as caught:
         each_nursery.run("nursery_jobs:hang", None)
     each_nursery.deadline = float("inf")
 
