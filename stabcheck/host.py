@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from stabcheck import stacks, worker
+from stabcheck.interpreters import command
 from stabcheck.protocol import FAILED
 from stabcheck.trial.nursery import CAN_FORK
 
@@ -38,9 +39,9 @@ END_SECONDS = 0.3
 removes semaphores then."""
 
 
-def main() -> None:
+def main(number: str) -> None:
     """Serve until the engine hangs up."""
-    control = socket.socket(fileno=int(sys.argv[1]))
+    control = socket.socket(fileno=int(number))
     control.set_inheritable(False)
     workers: dict[int, Path] = {}
     _adopt_orphans()
@@ -54,17 +55,6 @@ def main() -> None:
             _end_orphans({})
             shutil.rmtree(folder, ignore_errors=True)
         os._exit(0)
-
-
-def command(number: int) -> list[str]:
-    """The command line of a host that talks over the socket `number`. The current directory and the script's are
-    kept off the path until our own modules are imported: they may hold a random.py."""
-    return [sys.executable, "-P", "-u", "-c", _boot("host", "main()"), str(number)]
-
-
-def _boot(module: str, call: str) -> str:
-    root = str(Path(__file__).resolve().parent.parent)
-    return f"import sys; sys.path.append({root!r}); from stabcheck import {module}; {module}.{call}"
 
 
 def _preload(control: socket.socket) -> None:
@@ -107,7 +97,7 @@ def _fork(control: socket.socket, connection: int, output: int) -> int:
     if pid == 0:
         try:
             control.close()
-            become_worker(connection, output)
+            become_worker(str(connection), str(output))
         finally:
             os._exit(FAILED)
     with contextlib.suppress(OSError):  # it has done so itself, or is gone
@@ -116,9 +106,8 @@ def _fork(control: socket.socket, connection: int, output: int) -> int:
 
 
 def _spawn(control: socket.socket, connection: int, output: int) -> int:
-    code = _boot("host", "become_worker(*map(int, sys.argv[1:]))")
     process = subprocess.Popen(
-        [sys.executable, "-P", "-u", "-c", code, str(connection), str(output)],
+        command("stabcheck.host", "become_worker", str(connection), str(output)),
         stdin=subprocess.DEVNULL,
         pass_fds=(connection, output),
     )
@@ -126,14 +115,14 @@ def _spawn(control: socket.socket, connection: int, output: int) -> int:
     return process.pid
 
 
-def become_worker(connection: int, output: int) -> None:
-    """Turn this process into a worker with its own process group, whose output goes to `output`."""
+def become_worker(connection: str, output: str) -> None:
+    """Turn this process into a worker with its own process group, whose output goes to the descriptor `output`."""
     os.setpgid(0, 0)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.close(output)
-    os.set_inheritable(connection, False)
-    worker.main(socket.socket(fileno=connection))
+    os.dup2(int(output), 1)
+    os.dup2(int(output), 2)
+    os.close(int(output))
+    os.set_inheritable(int(connection), False)
+    worker.main(socket.socket(fileno=int(connection)))
 
 
 def _adopt_orphans() -> None:

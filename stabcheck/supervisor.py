@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from stabcheck import stacks
-from stabcheck.host import command
+from stabcheck.interpreters import command
 from stabcheck.protocol import CUT_OFF, FAILED, Channel, Message, Request
 
 TICK_SECONDS = 0.5
@@ -52,7 +52,7 @@ class Host:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                command(theirs.fileno()),
+                command("stabcheck.host", "main", str(theirs.fileno())),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

@@ -249,9 +249,9 @@ def test_torch_that_cannot_be_imported(somewhere: Path, monkeypatch: pytest.Monk
 
 def test_workers_that_cannot_be_forked_are_interpreters(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on macOS."""
-    start, cannot = supervisor.command, "host.CAN_FORK = False; host.main()"
+    start, cannot = supervisor.command, "import stabcheck.host\nstabcheck.host.CAN_FORK = False\nmain(*"
     monkeypatch.setattr(
-        supervisor, "command", lambda number: [word.replace("host.main()", cannot) for word in start(number)]
+        supervisor, "command", lambda *given: [word.replace("main(*", cannot) for word in start(*given)]
     )
 
     report = engine.run(SEGFAULT, Options(), (simple.TRAINS,))

@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from torch._utils import ExceptionWrapper
 
 from stabcheck import userland as door
 from stabcheck.userland import UsageError, UserCodeError, blamed, userland
@@ -110,17 +111,20 @@ def test_long_traceback_loses_its_middle(tmp_path: Path) -> None:
 
 
 def test_error_of_a_data_loader_worker_is_at_the_line_in_the_worker(tmp_path: Path) -> None:
+    """As torch makes it of the exception that the other process has sent."""
     module = module_of(
         tmp_path / "loading_data.py",
-        "class Data:\n    def __len__(self):\n        return 4\n\n"
-        "    def __getitem__(self, i):\n        raise ValueError(f'bad {i}')\n",
+        "class Data:\n    def __getitem__(self, i):\n        raise ValueError(f'bad {i}')\n",
     )
-    loader = torch.utils.data.DataLoader(module.Data(), num_workers=1)
+    try:
+        module.Data()[0]
+    except ValueError:
+        sent = ExceptionWrapper(where="in DataLoader worker process 0")
 
-    error = caught(lambda: next(iter(loader)))
+    error = caught(sent.reraise)
 
     assert error.message == "ValueError: bad 0 (in a DataLoader worker)"
-    assert (error.file, error.line) == (str(tmp_path / "loading_data.py"), 6)
+    assert (error.file, error.line) == (str(tmp_path / "loading_data.py"), 3)
 
 
 # --- blame

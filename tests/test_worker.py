@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +73,14 @@ def request(target: str, **changes: Any) -> Request:
 
 
 @pytest.fixture
-def messages(nursery: Nursery, tmp_path: Path) -> Any:
+def messages(nursery: Nursery, tmp_path: Path) -> Iterator[Any]:
     def run(request: Request, *, contained: bool = True) -> list[Message]:
         told: list[Message] = []
         tell = lambda stage, fraction, detail: told.append({"type": "progress", "stage": stage})  # noqa: E731
         return [*worker.work(request, tell, nursery, tmp_path / "scratch", contained=contained), *told]
 
-    return run
+    yield run
+    nursery.deadline = float("inf")
 
 
 def types(messages: list[Message]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Gradient norms are logged for every parameter, and none is missing, infinite or clipped away.
+"""Gradients that are missing, infinite or clipped away; the norms of every parameter are logged.
 
 ## What it looks at
 The norm of every parameter's gradient at each step of the trial, as backward left it and as the optimizer saw it

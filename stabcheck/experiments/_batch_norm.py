@@ -43,8 +43,8 @@ DISAGREES = Rule(
     "SC0613",
     "batch-norm-disagrees-with-itself",
     "warn",
-    message="On the same training batches the loss is {trained:.4g} with the statistics of the batch and {averaged:.4g} with "
-    "statistics averaged over many (at the start: {at_start:.4g}): eval mode undoes {share:.0%} of what was learnt. {cause}.",
+    message="Eval mode undoes {share:.0%} of what was learnt: on the same training batches the loss is {trained:.4g} with the "
+    "statistics of the batch, {averaged:.4g} with statistics averaged over many, and was {at_start:.4g} at the start. {cause}.",
     fix="{advice}",
 )
 MOMENTUM = Rule(

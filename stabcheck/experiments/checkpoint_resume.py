@@ -206,7 +206,7 @@ def _lost(run: Run, results: list[Resumed]) -> list[Finding]:
     found: dict[tuple[str, str], Finding] = {}
     for cut, result in zip(run.cuts, results, strict=True):
         for item in lost(run, cut, result):
-            facts = {"part": item.part, "names": item.names, "count": item.count, "how": item.how}
+            facts: dict[str, Any] = {"part": item.part, "names": item.names, "count": item.count, "how": item.how}
             facts |= {"total": item.total} if item.total else {}
             rule = _RULES.get(item.kind, BESIDE)
             finding = rule.at(item.location, source=run.save_source, **facts, **_common(run, cut))
@@ -227,7 +227,7 @@ def _continued(bench: Bench, run: Run, results: list[Resumed]) -> tuple[list[Fin
     for cut, result in parted[:1]:
         for cause in causes(bench, run, cut, result):
             if cause.kind == "unsaved":
-                facts = {"part": cause.part, "saved": cause.saved, "loaded": cause.loaded, "advice": cause.advice}
+                facts: dict[str, Any] = {"part": cause.part, "saved": cause.saved, "loaded": cause.loaded, "advice": cause.advice}
                 findings.append(UNSAVED.at(None, source=run.save_source, **facts, **_common(run, cut)))
             elif cause.kind == "saving":
                 how = "without it, the same run takes another course"

@@ -1,11 +1,11 @@
 """Validation that measures something else than the trained model, or changes it.
 
 ## What it looks at
-The set-up trains a few steps; then your own `validate` runs under observation, and training goes on for a step. Seen are
-the mode of every module in every forward (models in closures, such as an EMA copy, included), dropout functions that
-stay active in eval mode, parameters, buffers, gradients, optimizer state and modes before and after, what the
-loaders give, graphs that pile up, and the numbers that come out: a second time, and with every module in eval mode.
-With BatchNorm the loss of training batches is compared between the two modes after 30 steps.
+The set-up trains a few steps; then your own `validate` runs under observation (two to five times, once if it is long), and
+training goes on for a step. Seen are the mode of every module in every forward (models in closures, such as an EMA copy,
+included), dropout functions that stay active in eval mode, parameters, buffers, gradients, optimizer state and modes
+before and after, what the loaders give, graphs that pile up, and the numbers that come out: a second time, and with
+every module in eval mode. With BatchNorm the loss of training batches is compared between the two modes after 30 steps.
 Modules without a mode, Monte-Carlo dropout, frozen BatchNorm, sampling models and weights that are swapped and put
 back are no faults. Without `validate` the textbook validation stands in for it, and only the model is tested.
 
@@ -110,10 +110,10 @@ STALE = Rule(
 
 @experiment(
     title="Eval mode for validation",
-    rules=(
+    rules=tuple(sorted((
         TRAINING_MODE, BEYOND_EVAL, DROPOUT, EVAL_TRAINING, NOTHING, TRAINING_DATA, NOT_FINITE, GRAPHS, STALE,
         *_aftermath.RULES, *_batch_norm.RULES,
-    ),
+    ), key=lambda rule: rule.code)),
 )  # fmt: skip
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Train a little, validate under observation, train on."""
@@ -277,12 +277,11 @@ class _Judge:
 
     def summary(self, findings: list[Finding]) -> str:
         seen, run = self.seen, self.run
-        notes = [
-            f"{'validate()' if seen.own else 'textbook validation'} after {seen.steps} steps, {run.forwards} forwards"
-        ]
         if findings:
-            names = {rule.code: rule.name.replace("-", " ") for rule in CHECK.rules}
-            return f"{notes[0]}: {', '.join(dict.fromkeys(names[f.code] for f in findings))}"
+            more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+            return re.split(r"[:;.] ", findings[0].message)[0].rstrip(".") + more
+        what = "validate()" if seen.own else "textbook validation"
+        notes = [f"{what} after {seen.steps} steps, {run.forwards} forwards"]
         switches = [v for v in run.visits if v.switch]
         if not switches:
             notes.append("no module depends on the mode")

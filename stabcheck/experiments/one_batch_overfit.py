@@ -1,4 +1,4 @@
-"""One real batch can be memorised, and your own optimizer at your own learning rate does it.
+"""One real batch cannot be memorised, or your own optimizer at your own learning rate does not do it.
 
 ## What it looks at
 Two questions about one real batch. *Can* the set-up fit it: stabcheck's own Adam, dropout off, all other randomness held

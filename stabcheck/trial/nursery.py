@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from stabcheck import stacks
+from stabcheck.interpreters import command
 from stabcheck.userland import UserCodeError, blamed
 
 CAN_FORK = hasattr(os, "fork") and sys.platform != "darwin"
@@ -106,7 +107,8 @@ class Nursery:
             code = self._code()
             if code is None:
                 late = _late(pid, job)
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it ended just now
+                    os.kill(pid, signal.SIGKILL)
                 self._answer()
                 raise late
         except (OSError, ValueError, EOFError) as error:
@@ -130,12 +132,7 @@ class Nursery:
         return int(digits)
 
     def _spawn(self, job: Path) -> int:
-        root = str(Path(__file__).resolve().parents[2])
-        command = (
-            f"import sys; sys.path.append({root!r}); from pathlib import Path; "
-            f"from stabcheck.trial.nursery import _work; _work(Path({str(job)!r}))"
-        )
-        process = subprocess.Popen([sys.executable, "-P", "-c", command], stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(command("stabcheck.trial.nursery", "work", str(job)), stdin=subprocess.DEVNULL)
         try:
             return process.wait(None if self.deadline == math.inf else max(0.0, self.deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -152,15 +149,15 @@ def _serve(requests: int, answers: int) -> None:
             pid = os.fork()
             if pid == 0:
                 os.close(answers)
-                _work(Path(line.strip()))
+                work(line.strip())
             os.write(answers, f"{pid}\n".encode())
             os.write(answers, f"{os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}\n".encode())
     os._exit(0)
 
 
-def _work(job: Path) -> None:
-    """Do one job and leave the process."""
-    code = 0
+def work(name: str) -> None:
+    """Do the job that is described in the file `name`, and leave the process."""
+    job, code = Path(name), 0
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         stacks.arm(job.with_suffix(".stack"))

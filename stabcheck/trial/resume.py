@@ -155,8 +155,8 @@ def _resume_one(
         found = look(session)
         result.loaded, result.generators = found.leaves, generator_states(found.generators)
         _put(found, cut, paths)
-        if session._scaler:
-            session._scaler.load_state_dict(cut.scaler)
+        if session.scaler:
+            session.scaler.load_state_dict(cut.scaler)
         result.losses = [take(session, found, moment) for moment in moments]
     except UserCodeError as error:
         refused = re.search(r"GLOBAL (\S+) was not an allowed global", str(error.__cause__))

@@ -21,6 +21,7 @@ from stabcheck.check import Skip
 from stabcheck.setup import TrainingSetup
 from stabcheck.trial import batches
 from stabcheck.trial.losses import loss_from, loss_value, scalar, split
+from stabcheck.trial.textbook import TextbookLoop
 from stabcheck.userland import UserCodeError, userland
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -39,10 +40,8 @@ class Session:
             _move_state(setup.optimizer, device)
         first = next(iter(self.model.parameters()), None)
         self.device = device or (first.device if first is not None else torch.device("cpu"))
-        self._scaler = (
-            torch.amp.GradScaler(self.device.type) if setup.precision == "fp16" and not setup.train_step else None
-        )
-        self._micro_step = 0
+        self._textbook = TextbookLoop("fp32" if setup.train_step else setup.precision, self.device)
+        self._last_loss: float | None = None
         self._epoch = 0
         self._read: set[str] = set()
 
@@ -194,48 +193,26 @@ class Session:
                 batch = self.placed(batch)
             with userland("train_step"):
                 value = self.setup.train_step(batch)
-            return loss_value(value)
-        return self._textbook_step(batch)
+            self._last_loss = loss_value(value)
+            return self._last_loss
+        self._last_loss = self._textbook.step(self, batch)
+        return self._last_loss
+
+    @property
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """The GradScaler of the textbook step; None in other precisions than fp16 and with a train_step."""
+        return self._textbook.scaler
 
     @property
     def can_step(self) -> bool:
         """Whether the set-up says how it trains."""
         return self.setup.train_step is not None or self.setup.optimizer is not None
 
-    def _textbook_step(self, batch: Any) -> float:
-        setup, optimizer = self.setup, self.setup.optimizer
-        if optimizer is None:
-            raise Skip("no optimizer given: add 'optimizer' or 'train_step' to the set-up")
-        self.model.train()
-        loss = self.loss(batch)
-        value = float(loss.detach())
-        scaled = loss / setup.accumulate_steps
-        with userland("backward"):
-            (self._scaler.scale(scaled) if self._scaler else scaled).backward()
-        self._micro_step += 1
-        if self._micro_step % setup.accumulate_steps:
-            return value
-        if setup.clip_grad_norm is not None:
-            if self._scaler:
-                self._scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), setup.clip_grad_norm)
-        with userland("optimizer.step"):
-            if self._scaler:
-                self._scaler.step(optimizer)
-                self._scaler.update()
-            else:
-                optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if setup.scheduler is not None and self.interval == "step":
-            with userland("scheduler.step"):
-                self._scheduler_step(value)
-        return value
-
     def end_epoch(self, metric: float | None = None) -> None:
-        """What happens between two epochs: a scheduler with interval "epoch" is stepped."""
+        """What happens between two epochs: a scheduler with interval "epoch" is stepped, with `metric` or else the last
+        training loss if it waits for one."""
         if self.setup.scheduler is not None and self.interval == "epoch":
-            with userland("scheduler.step"):
-                self._scheduler_step(metric)
+            self.step_scheduler(self._last_loss if metric is None else metric)
 
     @property
     def interval(self) -> str:
@@ -243,11 +220,13 @@ class Session:
         plateau = isinstance(self.setup.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
         return self.setup.scheduler_interval or ("epoch" if plateau else "step")
 
-    def _scheduler_step(self, metric: float | None) -> None:
-        if isinstance(self.setup.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            self.setup.scheduler.step(metric if metric is not None else 0.0)
-        else:
-            self.setup.scheduler.step()
+    def step_scheduler(self, loss: float | None) -> None:
+        """Step the scheduler once; one that waits for a metric gets the training loss."""
+        with userland("scheduler.step"):
+            if isinstance(self.setup.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+                self.setup.scheduler.step(math.inf if loss is None else loss)
+            else:
+                self.setup.scheduler.step()
 
     # --- validation and checkpoints
 
@@ -256,13 +235,14 @@ class Session:
         if self.setup.validate is not None:
             with userland("validate"):
                 return self.setup.validate()
-        was_training = self.model.training
+        modes = {module: module.training for module in self.model.modules()}
         self.model.eval()
         try:
             with torch.no_grad():
                 losses = [float(self.loss(batch)) for batch in self.epoch("val_loader")]
         finally:
-            self.model.train(was_training)
+            for module, mode in modes.items():
+                module.training = mode
         return math.fsum(losses) / len(losses) if losses else math.nan
 
     def save(self, path: Path) -> None:
@@ -303,7 +283,7 @@ class Session:
         for name, module in self.model.named_modules():
             module.training = snapshot["modes"].get(name, module.training)
         self.model.zero_grad(set_to_none=True)
-        self._micro_step = 0
+        self._textbook.begin()
 
     def learning_rates(self) -> tuple[float, ...]:
         """The present rate of each parameter group; empty without an optimizer."""

@@ -182,7 +182,7 @@ def _cut(bench: Bench, session: Session, run: Run, name: str, epoch_metric: floa
             rng=rng_state(),
             generators=generator_states(found.generators),
             gradients=_gradients(found),
-            scaler=session._scaler.state_dict() if session._scaler else {},
+            scaler=session.scaler.state_dict() if session.scaler else {},
             before=before,
             saved=found.leaves,
             wrote=sum(file.stat().st_size for file in files(folder)),

@@ -919,6 +919,18 @@ def broken_slots():
     return kit.setup(train_step=train_step)
 
 
+def sound_local_batches():
+    """Batches of a class that no file can hold."""
+
+    class Batch:
+        def __init__(self, x, y):
+            self.x, self.y = x, y
+
+    x, y = data().tensors
+    kit = Kit(loader_=[Batch(x[i : i + 12], y[i : i + 12]) for i in range(0, 96, 12)])
+    return kit.setup(train_step=lambda batch: kit.step((batch.x, batch.y)))
+
+
 def by_hand():
     """For a computation by hand: no randomness, momentum not saved."""
     x, y = data().tensors

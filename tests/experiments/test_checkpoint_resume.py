@@ -54,6 +54,7 @@ NOTES = {
     "sound_carried_hidden_state": "model.hidden, carried over",
     "sound_elsewhere": "save() writes elsewhere",
     "sound_second_save_refused": "wrote nothing when it was called again",
+    "sound_local_batches": "cannot be written to a file",
     "sound_short_cycle": "the planned run is too short",
 }
 """What the report owns up to."""

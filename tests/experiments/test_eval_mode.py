@@ -136,7 +136,7 @@ def test_training_mode_is_named_with_place_and_both_numbers(make_bench: MakeBenc
     in_eval = outcome.measurements["returned_in_eval_mode"][""]
     assert f"{returned:.5g}" in finding.message
     assert f"{in_eval:.5g}" in finding.message
-    assert outcome.summary.endswith("validation in training mode")
+    assert outcome.summary == "validate() runs inner (Dropout) in training mode"
 
 
 def test_numbers_are_those_of_validating_by_hand(make_bench: MakeBench) -> None:
