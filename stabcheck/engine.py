@@ -93,11 +93,11 @@ def _events(ledger: Ledger, host: Host | None) -> Iterator[Event]:
         if ledger.options.in_process or os.name != "posix":
             yield from _in_process(ledger, files)
         else:
-            with contextlib.ExitStack() as stack:
+            with contextlib.ExitStack() as stack, _output(ledger.options, files) as output:
                 try:
-                    yield from _in_workers(ledger, host or stack.enter_context(Host()), files)
+                    yield from _in_workers(ledger, host or stack.enter_context(Host()), files, output)
                 except HostError as error:
-                    problem = CheckError(blame="target", stage="start", message=error.message, traceback=error.trace)
+                    problem = CheckError(blame=error.blame, stage="start", message=error.message, traceback=error.trace)
                     yield from ledger.fail("load", problem)
     yield Finished(ledger.report())
 
@@ -118,21 +118,37 @@ def _in_process(ledger: Ledger, files: Path) -> Iterator[Event]:
         sys.argv[:] = arguments
 
 
-def _in_workers(ledger: Ledger, host: Host, files: Path) -> Iterator[Event]:
-    options = ledger.options
-    log = options.log or files / "log.txt"
-    output = os.dup(2) if options.verbose else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+@dataclass(frozen=True)
+class _Output:
+    """Where the target prints to."""
+
+    descriptor: int
+    file: Path | None
+    """None if it is not ours to read."""
+
+
+@contextlib.contextmanager
+def _output(options: Options, files: Path) -> Iterator[_Output]:
+    file = None if options.verbose else options.log or files / "log.txt"
     try:
-        # Every turn settles at least what was under way, so there is an end to it.
-        while ledger.stage is not None:
-            worker = host.start(_request(ledger, files), output, time.monotonic() + START_SECONDS)
-            worker.log = None if options.verbose else log
-            try:
-                yield from _follow(ledger, worker)
-            finally:
-                worker.end()
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644) if file else os.dup(2)
+    except OSError as error:
+        raise UsageError(f"{file or 'standard error'} cannot be written ({error.strerror})") from None
+    try:
+        yield _Output(descriptor, file)
     finally:
-        os.close(output)
+        os.close(descriptor)
+
+
+def _in_workers(ledger: Ledger, host: Host, files: Path, output: _Output) -> Iterator[Event]:
+    # Every turn settles at least what was under way, so there is an end to it.
+    while ledger.stage is not None:
+        worker = host.start(_request(ledger, files), output.descriptor, time.monotonic() + START_SECONDS)
+        worker.log = output.file
+        try:
+            yield from _follow(ledger, worker)
+        finally:
+            worker.end()
 
 
 def _follow(ledger: Ledger, worker: Worker) -> Iterator[Event]:

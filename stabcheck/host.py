@@ -61,8 +61,11 @@ def _preload(control: socket.socket) -> None:
     try:
         worker.preload()
     except BaseException as error:
-        what = "stabcheck cannot be started" if "torch" in sys.modules else "torch cannot be imported"
-        _send(control, {"type": "broken", "error": f"{what}: {error}", "trace": traceback.format_exc()})
+        # A torch that failed has been taken out again.
+        ours = "torch" in sys.modules
+        said = f"{'stabcheck cannot be started' if ours else 'torch cannot be imported'}: {error}"
+        blame = "stabcheck" if ours else "target"
+        _send(control, {"type": "broken", "error": said, "trace": traceback.format_exc(), "blame": blame})
         raise
 
 
@@ -77,7 +80,7 @@ def _serve(control: socket.socket, workers: dict[int, Path]) -> None:
             for descriptor in descriptors:
                 os.close(descriptor)
             workers[pid] = Path(os.fsdecode(folder))
-            _send(control, {"type": "started", "pid": pid})
+            _send(control, {"type": "started", "pid": pid, "folder": os.fsdecode(folder)})
         for pid, status in _dead():
             if workers.pop(pid, None) is not None:
                 _send(control, {"type": "ended", "pid": pid, "code": os.waitstatus_to_exitcode(status)})

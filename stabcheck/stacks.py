@@ -17,13 +17,14 @@ from pathlib import Path
 
 from stabcheck.userland import is_users
 
-DUMP_SIGNAL: int = getattr(signal, "SIGRTMIN", signal.SIGUSR1 - 1 if hasattr(signal, "SIGUSR1") else 0) + 1
+DUMP_SIGNAL: int = signal.SIGRTMIN + 1 if hasattr(signal, "SIGRTMIN") else getattr(signal, "SIGUSR1", 0)
 """Asks a process for its stack. Training scripts take SIGUSR1 and SIGUSR2 for themselves (pre-emption by a scheduler),
 so it is a real-time signal where there are such."""
 
 ANSWER_SECONDS = 1.0
 """A signal is answered within milliseconds, unless the process hangs in the kernel (a dead network drive)."""
 
+_SIGKILL = 9
 _THREAD = re.compile(r"^(Current thread|Thread) 0x.*$", re.MULTILINE)
 _FRAME = re.compile(r'^  File "(?P<file>.+?)", line (?P<line>\d+) in (?P<name>.+)$', re.MULTILINE)
 _ENDINGS = {
@@ -32,16 +33,8 @@ _ENDINGS = {
     "SIGTERM": "the process was ended by SIGTERM",
 }
 _WAITING = {
-    "connection",
-    "popen_fork",
-    "process",
-    "queue",
-    "queues",
-    "selectors",
-    "subprocess",
-    "synchronize",
-    "threading",
-}
+    "connection", "popen_fork", "process", "queue", "queues", "selectors", "subprocess", "synchronize", "threading",
+}  # fmt: skip
 """Modules of the standard library in which one waits for others."""
 
 
@@ -105,8 +98,10 @@ def ask(pid: int, path: Path) -> Stack:
     return _main_thread(_read(path)[before:])
 
 
-def of_crash(path: Path) -> Stack:
-    """The stack of the thread that crashed, from the file of a dead process; empty if it left none."""
+def of_crash(path: Path, code: int) -> Stack:
+    """The stack of the thread that crashed, from the file of a process that ended with `code`; empty if it left none."""
+    if code >= 0 or code == -_SIGKILL:
+        return Stack(())  # what is in the file is of a child of its own
     text = _read(path)
     start = text.rfind("Fatal Python error")
     return _crashed_thread(text[start:]) if start >= 0 else Stack(())

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import socket
 import subprocess
 import time
+from multiprocessing.connection import wait
 from pathlib import Path
 from types import TracebackType
 
 from stabcheck import stacks
 from stabcheck.interpreters import command
 from stabcheck.protocol import CUT_OFF, FAILED, Channel, Message, Request
+from stabcheck.userland import Blame
 
 TICK_SECONDS = 0.5
 """How often the size of the log is looked at."""
@@ -29,9 +30,9 @@ END_SECONDS = 5.0
 class HostError(Exception):
     """Workers cannot be started: torch cannot be imported, or the host was killed."""
 
-    def __init__(self, message: str, trace: str = "") -> None:
+    def __init__(self, message: str, *, trace: str = "", blame: Blame = "target") -> None:
         super().__init__(message)
-        self.message, self.trace = message, trace
+        self.message, self.trace, self.blame = message, trace, blame
 
 
 class WorkerLostError(Exception):
@@ -63,7 +64,7 @@ class Host:
         self._channel = Channel(ours)
         self._ready = False
         self._ended: dict[int, int] = {}
-        self._started: list[int] = []
+        self._started: dict[str, int] = {}
 
     @property
     def pid(self) -> int:
@@ -100,15 +101,15 @@ class Host:
         while not self._ready:
             self._listen(until)
         ours, theirs = socket.socketpair()
+        files = request.surroundings.files
         with theirs:
-            files = os.fsencode(request.surroundings.files)
             try:
-                socket.send_fds(self._socket, [files], [theirs.fileno(), output])
+                socket.send_fds(self._socket, [os.fsencode(files)], [theirs.fileno(), output])
             except OSError:
                 raise HostError("the process that starts workers is gone") from None
-        while not self._started:
+        while files not in self._started:
             self._listen(until)
-        worker = Worker(self, self._started.pop(), Channel(ours), Path(request.surroundings.files))
+        worker = Worker(self, self._started.pop(files), Channel(ours), Path(files))
         worker.send(request.to_message())
         return worker
 
@@ -127,16 +128,16 @@ class Host:
             if message["type"] == "ready":
                 self._ready = True
             elif message["type"] == "started":
-                self._started.append(message["pid"])
+                self._started[message["folder"]] = message["pid"]
             elif message["type"] == "ended":
                 self._ended[message["pid"]] = message["code"]
             else:
-                raise HostError(message["error"], message["trace"])
+                raise HostError(message["error"], trace=message["trace"], blame=message["blame"])
         if self._channel.closed:
             raise HostError("the process that starts workers is gone")
 
     def _listen(self, until: float) -> None:
-        if not select.select([self._socket], [], [], max(0.0, until - time.monotonic()))[0]:
+        if not wait([self.fileno()], max(0.0, until - time.monotonic())):
             raise HostError("importing torch took too long")
         self.pull()
 
@@ -170,11 +171,11 @@ class Worker:
                 if (message := self._channel.next()) is not None:
                     return message
                 raise self._ended(code) if code is not None else self._late()
-            listening: list[Host | Channel] = [self._host] if self._channel.closed else [self._host, self._channel]
-            heard = select.select(listening, [], [], min(left, TICK_SECONDS))[0]
-            if self._host in heard:
+            both = [self._host.fileno(), self._channel.fileno()]
+            heard = wait(both[:1] if self._channel.closed else both, min(left, TICK_SECONDS))
+            if both[0] in heard:
                 self._host.pull()
-            if self._channel in heard:
+            if both[1] in heard:
                 self._channel.pull()
             self._trim_log()
         return message
@@ -186,10 +187,10 @@ class Worker:
             while self._host.code(self.pid) is None and time.monotonic() < end:
                 with contextlib.suppress(OSError):
                     os.killpg(self.pid, signal.SIGKILL)
-                if select.select([self._host], [], [], TICK_SECONDS)[0]:
+                if wait([self._host.fileno()], TICK_SECONDS):
                     self._host.pull()
         except HostError:
-            pass  # it has taken its workers with it
+            pass  # then nobody tells how the worker ended, but that it did is certain
         finally:
             self._channel.close()
 
@@ -204,7 +205,7 @@ class Worker:
         how = stacks.ending(code)
         if code == CUT_OFF:
             how = "the process closed files that are not its own, such as the connection to stabcheck (os.closerange?)"
-        return WorkerLostError(how, stacks.of_crash(self._stack), self.tail(), late=False, ours=code == FAILED)
+        return WorkerLostError(how, stacks.of_crash(self._stack, code), self.tail(), late=False, ours=code == FAILED)
 
     def _late(self) -> WorkerLostError:
         stack = stacks.ask(self.pid, self._stack)

@@ -9,6 +9,7 @@ import contextlib
 import gc
 import importlib
 import os
+import shutil
 import socket
 import sys
 import tempfile
@@ -117,6 +118,7 @@ class _Work:
         yield {"type": "started", "stage": check.id}
         self._begin(check.id)
         yield _result(judge(check, self._bench, contained=self.contained))
+        shutil.rmtree(self._bench.scratch, ignore_errors=True)
 
     def _begin(self, stage: str) -> None:
         from stabcheck.trial.rng import seed_all
@@ -126,7 +128,8 @@ class _Work:
         seed_all(self.request.seed)
         now = time.monotonic()
         allowed = allowance(stage, self.request.budget, self.request.check_timeout, self.deadline - now)
-        bench.deadline = self.nursery.deadline = now + allowed.soft
+        bench.deadline = now + allowed.soft
+        self.nursery.deadline = now + (allowed.soft + allowed.hard) / 2
         bench.tell = lambda fraction, detail: self.tell(stage, fraction, detail)
         bench.scratch = self.scratch / stage
         bench.scratch.mkdir(parents=True, exist_ok=True)
@@ -232,7 +235,10 @@ def _serve(channel: Channel) -> None:
     if message is None:
         return
     request = Request.from_message(message)
-    stacks.arm(stacks.file_of(os.getpid(), Path(request.surroundings.files)))
+    files = Path(request.surroundings.files)
+    # A worker before this one may have cleared the directory for temporary files.
+    files.mkdir(parents=True, exist_ok=True)
+    stacks.arm(stacks.file_of(os.getpid(), files))
     _settle(request.surroundings, request.target)
     preload()
     # From here on: the user's folders stay as they are.
@@ -240,7 +246,6 @@ def _serve(channel: Channel) -> None:
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     from stabcheck.trial.nursery import Nursery
 
-    files = Path(request.surroundings.files)
     nursery = Nursery(files=files)
     scratch = Path(tempfile.mkdtemp(prefix="scratch-", dir=files))
     sender = _Sender(channel)

@@ -341,6 +341,11 @@ def test_output_goes_to_the_log(host: engine.Host, somewhere: Path, capfd: pytes
     assert capfd.readouterr() == ("", "")
 
 
+def test_log_that_cannot_be_written(somewhere: Path) -> None:
+    with pytest.raises(UsageError, match=r"log.txt cannot be written \(No such file or directory\)"):
+        engine.run(HEALTHY, Options(log=somewhere / "nowhere" / "log.txt"), (simple.LOOKS,))
+
+
 def test_verbose_output_goes_to_standard_error(host: engine.Host, capfd: pytest.CaptureFixture[str]) -> None:
     engine.run(f"{HOSTILE / 'prints.py'}:setup", Options(verbose=True), (simple.LOOKS,), host=host)
 

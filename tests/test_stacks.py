@@ -100,15 +100,16 @@ def test_waiting_process_leads_to_the_one_that_it_waits_for(tmp_path: Path) -> N
 def test_crash_says_where(tmp_path: Path) -> None:
     with Program(tmp_path, "crash") as program:
         code = program.process.wait()
-        stack = stacks.of_crash(program.stack)
+        stack = stacks.of_crash(program.stack, code)
 
         assert code == -signal.SIGSEGV
         assert stack.place == (str(program.file), line_of(program.file, "ctypes.string_at(0)"))
+        assert stacks.of_crash(program.stack, -signal.SIGKILL) == stacks.Stack(())
 
 
 def test_silence_is_an_empty_stack(tmp_path: Path) -> None:
     assert stacks.ask(2**22 + 1, tmp_path / "none") == stacks.Stack(())
-    assert stacks.of_crash(tmp_path / "none") == stacks.Stack(())
+    assert stacks.of_crash(tmp_path / "none", -11) == stacks.Stack(())
     assert str(stacks.Stack(())) == ""
 
 

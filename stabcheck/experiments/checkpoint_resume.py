@@ -73,7 +73,7 @@ SCHEDULE = Rule(
 )
 BESIDE = Rule(
     "SC0406",
-    "second-model-not-restored",
+    "tensors-beside-the-model-not-restored",
     "fail",
     message="Training changes {part}, but after {load} in a fresh process it is not the saved one: {how}.",
     fix="Save and load {part} as well as the model.",

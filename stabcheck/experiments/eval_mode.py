@@ -41,6 +41,9 @@ one for the loss and one for the metric."""
 PILED_UP = 4
 """Graphs of earlier batches alive at once from which they count as kept: GAN or contrastive losses hold two or three."""
 
+ROUNDING = 1e-5
+"""Relative difference of two results that summing in another order makes."""
+
 _SAYS_MONTE_CARLO = re.compile(r"(?<![a-zA-Z])mc(?![a-z])|MC(?=[A-Z_])|monte|bayes", re.IGNORECASE)
 
 TRAINING_MODE = Rule(
@@ -220,6 +223,8 @@ class _Judge:
             yield DROPOUT.at(
                 act.path or None,
                 source=act.author.place if act.author and act.author.users else None,
+                # Outside of all modules it may be the noise of a contrastive loss.
+                severity="fail" if act.kind else "warn",
                 name=f"A random mask made with {act.name}()" if act.by_hand else f"{act.name}()",
                 strength="" if act.strength is None else f" with probability {act.strength:g}",
                 inside=f"{act.path or 'the model'} ({act.kind})" if act.kind else "the loss",
@@ -293,7 +298,8 @@ class _Judge:
             notes.append("training mode makes no difference")
         if seen.own and run.with_gradients:
             notes.append("gradients enabled")
-        if seen.repeat and seen.repeat.numbers != run.numbers:
+        again = seen.repeat.numbers if seen.repeat else {}
+        if any(not math.isclose(run.numbers[k], again[k], rel_tol=ROUNDING) for k in run.numbers.keys() & again.keys()):
             notes.append("the result varies with the random numbers")
         return ", ".join(notes)
 

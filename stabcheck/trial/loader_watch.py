@@ -72,7 +72,7 @@ class _Counted:
         return self
 
     def __next__(self) -> Any:
-        batch = next(self._original)
+        batch = passed_on(next, self._original)
         self._samples[self._name] += batches.size(batch)
         return batch
 

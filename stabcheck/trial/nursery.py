@@ -83,7 +83,7 @@ class Nursery:
             code = self._fork(job) if self._pid else self._spawn(job)
             result = job.with_suffix(".result")
             if not result.exists():
-                raise FreshProcessDied(stacks.ending(code), stacks.of_crash(job.with_suffix(".stack")))
+                raise FreshProcessDied(stacks.ending(code), stacks.of_crash(job.with_suffix(".stack"), code))
             answer = json.loads(result.read_text())
         if "error" in answer:
             raise UserCodeError(**answer["error"])

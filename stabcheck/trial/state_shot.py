@@ -74,6 +74,8 @@ class StateShot:
 
 def _copy(tensor: torch.Tensor) -> torch.Tensor:
     tensor = tensor.detach()
+    if tensor.layout != torch.strided:
+        tensor = tensor.to_dense()
     if tensor.numel() > SAMPLE:
         tensor = tensor.reshape(-1)[:: tensor.numel() // SAMPLE]
     return tensor.to("cpu", copy=True)

@@ -39,6 +39,7 @@ class Run:
     stopped: bool = False
     """It took too long and was broken off."""
     visits: tuple[Visit, ...] = ()
+    """Models that the validation itself trains, such as a probe on features, are left out."""
     forwards: int = 0
     outputs: tuple[Print, ...] = ()
     """Of each forward of an outermost module."""
@@ -97,14 +98,14 @@ def run(session: Session, *, seconds: float = math.inf, force_eval: bool = False
         stopped = True
     leaves_grad_off = grad and not stopped and not torch.is_grad_enabled()
     torch.set_grad_enabled(grad)
-    params = {id(p) for p in session.model.parameters()}
+    trained = {id(p) for optimizer in watch.stepped for group in optimizer.param_groups for p in group["params"]}
     passes = [len(list(same)) for _, same in groupby((id(c.root), c.inputs) for c in watch.calls if c.inputs)]
     return Run(
         numbers=dict(_numbers(result)),
         returned="nothing" if result is None else type(result).__name__,
         seconds=time.monotonic() - started,
         stopped=stopped,
-        visits=tuple(watch.visits.values()),
+        visits=tuple(v for v in watch.visits.values() if v.of_model or not _holds(v.root, trained)),
         forwards=len(watch.calls),
         outputs=tuple(c.outputs for c in watch.calls),
         touched=watch.touched,
@@ -116,11 +117,15 @@ def run(session: Session, *, seconds: float = math.inf, force_eval: bool = False
         activities=tuple(watch.activities.values()),
         mode_calls=tuple(watch.mode_calls),
         leaves_grad_off=leaves_grad_off,
-        stepped=any(id(p) in params for o in watch.stepped for g in o.param_groups for p in g["params"]),
+        stepped=not trained.isdisjoint(id(p) for p in session.model.parameters()),
         yielded=loaders.samples,
         loaders_known=loaders.tells_apart,
         roots=tuple(weakref.ref(m) for m in {id(c.root): c.root for c in watch.calls}.values()),
     )
+
+
+def _holds(module: nn.Module, parameters: set[int]) -> bool:
+    return any(id(p) in parameters for p in module.parameters())
 
 
 def _was_stopped(error: BaseException | None) -> bool:

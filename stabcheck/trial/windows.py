@@ -37,7 +37,7 @@ class Overlap:
     """How many validation windows share half of themselves or more with a training window, the two being shifted."""
 
     rows: Array
-    """Validation rows looked up."""
+    """Validation rows looked up, those left out that do not show where they come from."""
     begin: float
     """Share whose first half lies in a training window."""
     end: float
@@ -96,49 +96,48 @@ def overlap(train: Array, val: Array, steps: int, *, seed: int = 0) -> Overlap:
     """
     half = steps // 2
     rows = np.sort(np.random.default_rng(seed).permutation(len(val))[:QUERIES])
-    sums = _prefix(val[rows], steps)
-    blocks = _blocks(sums, half)
-    # Where a half also occurs elsewhere in its own window (constant, periodic) its position says nothing.
-    telling = _once(blocks, blocks[:, 0]) & _once(blocks, blocks[:, -1])
-    ordered = np.sort(_steps(val[rows], steps), axis=1)
-    telling &= 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(axis=1) >= half / 2
-    wanted = {"head": blocks[:, 0], "tail": blocks[:, -1]}
-    seen = {name: np.zeros(len(rows), bool) for name in wanted}
+    rows = rows[_telling(val[rows], steps)]
+    mine = _prefix(val[rows], steps)
+    seen = np.zeros((2, len(rows)), bool)
     partial = confirmed = 0
     pairs: list[tuple[int, int, int]] = []
-    for start in range(0, len(train), max(1, BLOCKS // steps)):
-        theirs = _prefix(train[start : start + max(1, BLOCKS // steps)], steps)
+    size = max(1, BLOCKS // steps)
+    for start in range(0, len(train) if len(rows) else 0, size):
+        theirs = _prefix(train[start : start + size], steps)
         there = _blocks(theirs, half)
-        for name, digests in wanted.items():
+        for side, digests in enumerate((_blocks(mine, half)[:, 0], _blocks(mine, half)[:, -1])):
             order = np.argsort(digests, kind="stable")
-            hits = np.argwhere(np.isin(there, digests[telling]))
-            place = np.searchsorted(digests[order], there[hits[:, 0], hits[:, 1]])
-            query = order[np.minimum(place, len(order) - 1)] if len(order) else place
-            shift = hits[:, 1] if name == "head" else steps - half - hits[:, 1]
-            moved = (shift > 0) & telling[query] if len(query) else np.zeros(0, bool)
-            hits, query, shift = hits[moved], query[moved], shift[moved]
-            length = steps - shift
-            if name == "head":
-                same = _span(theirs, hits[:, 0], shift, length) == _span(sums, query, 0 * shift, length)
-            else:
-                same = _span(theirs, hits[:, 0], 0 * shift, length) == _span(sums, query, shift, length)
-            longer = length > half
-            partial, confirmed = partial + int(longer.sum()), confirmed + int((same & longer).sum())
-            seen[name][query[same]] = True
-            for t, q, by in zip(hits[same, 0][:20], query[same][:20], shift[same][:20], strict=True):
-                pairs.append((start + int(t), int(rows[q]), int(by)))
-    if confirmed < CONFIRMED * partial:
+            row, at = np.nonzero(np.isin(there, digests))
+            query = order[np.searchsorted(digests[order], there[row, at])]
+            # First half: the windows agree from `at` of theirs on; last half: up to where it ends in theirs.
+            shift = at if side == 0 else steps - half - at
+            row, query, shift = row[shift > 0], query[shift > 0], shift[shift > 0]
+            length, none = steps - shift, 0 * shift
+            from_theirs, from_mine = (shift, none) if side == 0 else (none, shift)
+            same = _span(theirs, row, from_theirs, length) == _span(mine, query, from_mine, length)
+            partial, confirmed = partial + int((length > half).sum()), confirmed + int((same & (length > half)).sum())
+            seen[side, query[same]] = True
+            if side == 1:
+                found = zip(row[same][:5].tolist(), query[same][:5].tolist(), shift[same][:5].tolist(), strict=True)
+                pairs += [(start + t, int(rows[q]), by) for t, q, by in found]
+    if not len(rows) or confirmed < CONFIRMED * partial:
         return Overlap(rows, 0.0, 0.0, rows[:0], rows[:0], [])
-    head, tail = seen["head"], seen["tail"]
-    known = set(rows[tail].tolist())
-    some = [pair for pair in pairs if pair[1] in known][:5]
-    return Overlap(rows, float(head.mean()), float(tail.mean()), rows[head], rows[tail], some)
+    return Overlap(rows, float(seen[0].mean()), float(seen[1].mean()), rows[seen[0]], rows[seen[1]], pairs[:5])
+
+
+def _telling(windows: Array, steps: int) -> Array:
+    """Which windows show where they come from: neither half recurs in the window, as in constant and periodic ones, and
+    there are at least a quarter as many different steps as steps."""
+    blocks = _blocks(_prefix(windows, steps), steps // 2)
+    once = ((blocks == blocks[:, :1]).sum(axis=1) == 1) & ((blocks == blocks[:, -1:]).sum(axis=1) == 1)
+    ordered = np.sort(_steps(windows, steps), axis=1)
+    return np.asarray(once & (1 + (ordered[:, 1:] != ordered[:, :-1]).sum(axis=1) >= steps / 4))
 
 
 def _steps(windows: Array, steps: int) -> Array:
     """One uint64 code for each step of each window."""
     bits = windows.view(np.uint32 if windows.dtype == np.float32 else np.uint64)
-    spread: Array = bits.reshape(len(windows), steps, -1).astype(np.uint64)
+    spread: Array = bits.reshape(len(windows), steps, windows.shape[1] // steps).astype(np.uint64)
     spread += np.arange(1, spread.shape[2] + 1, dtype=np.uint64) * np.uint64(0xD1B54A32D192ED03)
     # The finaliser of MurmurHash3, so that sums of codes do not cancel.
     for shift, factor in ((33, 0xFF51AFD7ED558CCD), (33, 0xC4CEB9FE1A85EC53)):
@@ -169,7 +168,3 @@ def _blocks(sums: Array, length: int) -> Array:
 
 def _span(sums: Array, row: Array, start: Array, length: Array) -> Array:
     return np.asarray((sums[row, start + length] - sums[row, start]) * _powers(_INVERSE, sums.shape[1])[start])
-
-
-def _once(blocks: Array, digest: Array) -> Array:
-    return np.asarray((blocks == digest[:, None]).sum(axis=1) == 1)

@@ -65,6 +65,7 @@ HEALTHY: dict[str, Callable[[], Any]] = {
     "weights swapped back": lambda: cases.swapped(back=True),
     "attack": lambda: cases.backward(attack=True),
     "gradients cleaned": lambda: cases.backward(clean=True, zero_first=False),
+    "probe": cases.probes,
     "both loaders": lambda: cases.over(("train_loader", "val_loader")),
     "gradients enabled": lambda: cases.keeps_graphs(item=True),
 }
@@ -76,6 +77,7 @@ FAULTY: dict[str, tuple[Callable[[], Any], tuple[str, str]]] = {
     "drop path": (lambda: setup(lambda: cases.DropPath(False), careful), ("SC0603", "fail")),
     "drop path, no eval": (lambda: setup(lambda: cases.DropPath(True), careless), ("SC0601", "fail")),
     "dropout set to train once": (lambda: setup(drop, cases.monte_carlo(1)), ("SC0601", "warn")),
+    "dropout in the loss": (lambda: setup(nn.Identity, cases.noisy_loss), ("SC0603", "warn")),
     "hidden in a list": (lambda: setup(cases.Hidden, careful), ("SC0602", "fail")),
     "train() forgets": (lambda: setup(cases.Stubborn, careful), ("SC0602", "fail")),
     "train() in forward": (lambda: setup(cases.SwitchesItself, careful), ("SC0602", "fail")),

@@ -47,7 +47,25 @@ def gaussian_nll(model: nn.Module, batch: Any) -> torch.Tensor:
     return (log_std + 0.5 * ((batch[0][:, 0] - mean) / log_std.exp()).square()).mean()
 
 
+class SparseTable(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.out = nn.Embedding(50, 16, sparse=True), nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.table((x.abs() * 10).long() % 50).mean(1))
+
+
+def slope(model: nn.Module, batch: Any) -> torch.Tensor:
+    """A loss that differentiates by its input, as a physics-informed one does."""
+    x = batch[0].clone().requires_grad_()
+    gradient = torch.autograd.grad(model(x).sum(), x, create_graph=True)[0]
+    return (gradient - batch[0].cos() + 0.01 * torch.randn(())).square().mean()
+
+
 HEALTHY: dict[str, dict[str, Any]] = {
+    "sparse embedding": {"model": SparseTable, "optimizer": torch.optim.SGD, "lr": 0.5},
+    "loss of a derivative": {"model": lambda: mlp(activation=nn.Tanh), "loss_fn": None, "compute_loss": slope},
     "mlp": {},
     "sgd": {"optimizer": torch.optim.SGD, "lr": 0.1},
     "label smoothing": {"loss_fn": nn.CrossEntropyLoss(label_smoothing=0.2)},

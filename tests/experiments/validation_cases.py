@@ -352,6 +352,39 @@ def backward(*, zero_first: bool = True, attack: bool = False, clean: bool = Fal
     return parts
 
 
+def probes() -> Setup:
+    """Trains a probe of its own, with dropout, on the features."""
+
+    def make(parts: Setup) -> Callable[[], Any]:
+        model, (inputs, labels) = parts["model"], parts["val_loader"].dataset.tensors
+
+        def validate() -> float:
+            with torch.no_grad():
+                features = model.first(inputs)
+            probe = nn.Sequential(nn.Dropout(0.1), nn.Linear(32, 4))
+            optimizer = torch.optim.Adam(probe.parameters())
+            for _ in range(5):
+                optimizer.zero_grad()
+                F.cross_entropy(probe(features), labels).backward()
+                optimizer.step()
+            return float((probe.eval()(features).argmax(1) == labels).float().mean())
+
+        return validate
+
+    return setup(nn.Identity, make)
+
+
+def noisy_loss(parts: Setup) -> Callable[[], Any]:
+    """Dropout as part of the loss, outside of the model."""
+    model = parts["model"]
+
+    @torch.no_grad()
+    def validate() -> float:
+        return sum(F.cross_entropy(F.dropout(model(x), 0.1), y).item() for x, y in parts["val_loader"])
+
+    return validate
+
+
 def trains() -> Setup:
     def make(parts: Setup) -> Callable[[], Any]:
         return lambda: [float(parts["train_step"](batch).detach()) for batch in parts["val_loader"]]

@@ -1,5 +1,6 @@
-"""Clears the directory for temporary files."""
+"""Clears the directory for temporary files, but for those of other runs."""
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -9,5 +10,6 @@ from parts import parts
 
 def setup():
     for path in Path(tempfile.gettempdir()).glob("stabcheck-*"):
-        shutil.rmtree(path)
+        if (path / f"stack-{os.getpid()}.txt").exists():
+            shutil.rmtree(path)
     return parts()

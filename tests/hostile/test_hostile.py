@@ -53,7 +53,7 @@ CASES = {
     "breakpoint_in_step": Case(each(TRAINING, "stopped at a breakpoint: take it out, or use --in-process"), place=""),
     "changes_directory": Case(),
     "checks_itself": Case({LOAD: "UsageError: the target calls stabcheck.run while it is loaded"}),
-    "clears_temp": Case(only=("losses", "looks", "trains", "validates")),
+    "clears_temp": Case(),
     "closes_everything": Case({LOAD: "the process closed files that are not its own"}, place=""),
     "closes_stdout": Case(),
     "daemon": Case(),

@@ -66,20 +66,27 @@ class Attempts:
         self.session.restore(self._snapshot)
         self.session.model.train()
         return fit_with_adam(
-            self.session, self.chosen.batch, rate=rate, steps=steps, seed=self.seed, until=until, moving=moving
+            self.session,
+            self.chosen.batch,
+            rate=rate,
+            steps=steps,
+            seed=self.seed,
+            until=until,
+            moving=moving,
+            deadline=self.bench.deadline,
         )
 
     def inputs_are_unused(self, left: float) -> bool:
         """Whether the first loss does not react to the inputs, and the fit goes equally well with all of them zero."""
         self.session.restore(self._snapshot)
         self.session.model.train()
-        with dropout_off(self.session.model), torch.no_grad():
+        with dropout_off(self.session.model):
             with kept_rng(self.seed):
-                real = float(self.session.loss(self.chosen.batch))
+                real = float(self.session.loss(self.chosen.batch).detach())
             for change in (torch.zeros_like, lambda t: t.flip(0) if t.dim() else t):
                 try:
                     with kept_rng(self.seed), _changed_inputs(self.session, change):
-                        changed = float(self.session.loss(self.chosen.batch))
+                        changed = float(self.session.loss(self.chosen.batch).detach())
                 except UserCodeError:  # a model may refuse such inputs, which shows that it reads them
                     return False
                 if not abs(changed - real) <= NO_REACTION * self.chosen.gap:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stabcheck.check import Skip
 from stabcheck.trial.rng import kept_rng, seed_all
 from stabcheck.trial.session import Session
 
@@ -43,6 +45,12 @@ def settled(losses: Sequence[float], count: int = 3) -> float:
     return math.fsum(last) / len(last) if last and all(map(math.isfinite, last)) else math.inf
 
 
+def in_time(deadline: float) -> None:
+    """Raises Skip once time.monotonic() is past `deadline`."""
+    if time.monotonic() > deadline:
+        raise Skip("fitting one batch did not end in its time: raise --check-timeout or --budget")
+
+
 def fit_with_adam(
     session: Session,
     batch: Any,
@@ -52,14 +60,14 @@ def fit_with_adam(
     seed: int,
     until: float,
     moving: bool = False,
-    optimizer: torch.optim.Optimizer | None = None,
+    deadline: float = math.inf,
 ) -> Fit:
     """Train on `batch` until the loss is at most `until` (a mean of MOVING_WINDOW if `moving`), or for `steps`.
 
     `moving` draws new randomness at every step; otherwise each step sees the same.
     """
     parameters = [p for p in session.model.parameters() if p.requires_grad]
-    optimizer = optimizer or torch.optim.Adam(parameters, lr=rate)
+    optimizer = torch.optim.Adam(parameters, lr=rate)
     losses: list[float] = []
     with kept_rng():
         for step in range(steps):
@@ -67,12 +75,16 @@ def fit_with_adam(
             optimizer.zero_grad(set_to_none=True)
             loss = session.loss(batch)
             losses.append(float(loss.detach()))
+            in_time(deadline)
             if not math.isfinite(losses[-1]):
                 break
             count = MOVING_WINDOW if moving else 1
             if len(losses) >= count and settled(losses, count) <= until:
                 break
             torch.autograd.backward(loss)
+            for parameter in parameters:  # of a sparse embedding; neither clipping nor Adam knows them
+                if parameter.grad is not None and parameter.grad.is_sparse:
+                    parameter.grad = parameter.grad.to_dense()
             nn.utils.clip_grad_norm_(parameters, CLIP)
             optimizer.step()
     optimizer.zero_grad(set_to_none=True)
@@ -87,6 +99,7 @@ def fit_with_own_step(
     steps: int,
     seed: int,
     stop: Callable[[list[float]], bool],
+    deadline: float = math.inf,
 ) -> Fit:
     """Call the user's own step on `batch` again and again, its randomness held, the learning rate of each parameter
     group put back to `rates` before each call (the schedule is not what is asked)."""
@@ -99,6 +112,7 @@ def fit_with_own_step(
             seed_all(seed)
             loss = session.step(batch)
             losses.append(math.nan if loss is None else loss)
+            in_time(deadline)
             if not math.isfinite(losses[-1]) or stop(losses):
                 break
     return Fit(max(rates, default=math.nan), tuple(losses))
@@ -107,10 +121,10 @@ def fit_with_own_step(
 def is_stochastic(session: Session, batch: Any, seed: int) -> bool:
     """Whether the loss at the present weights changes with the random seed alone."""
     values = set()
-    with kept_rng(), torch.no_grad():
+    with kept_rng():  # with gradients on: a loss may differentiate inside
         for offset in range(3):
             seed_all(seed + offset)
-            values.add(float(session.loss(batch)))
+            values.add(float(session.loss(batch).detach()))
     return len(values) > 1
 
 

@@ -174,7 +174,7 @@ _DIFFERENCES = {"sub", "__sub__", "rsub", "__rsub__", "mse_loss", "l1_loss", "sm
 
 def _crossing(session: Session, chosen: OneBatch, seed: int) -> str | None:
     mode = _Crossings()
-    with mode, torch.no_grad(), kept_rng(seed):
+    with mode, kept_rng(seed):
         session.loss(chosen.batch)
     return f" ({tuple(mode.shapes[0])} and {tuple(mode.shapes[1])} meet in a difference)" if mode.shapes else None
 

@@ -135,7 +135,15 @@ class OwnStep:
             return len(losses) >= FEWEST_STEPS * accumulate and settled(losses) <= target
 
         steps = min(STEPS * accumulate, 4 * STEPS)
-        fit = fit_with_own_step(session, self._batch, rates=rates, steps=steps, seed=self.bench.seed, stop=stop)
+        fit = fit_with_own_step(
+            session,
+            self._batch,
+            rates=rates,
+            steps=steps,
+            seed=self.bench.seed,
+            stop=stop,
+            deadline=self.bench.deadline,
+        )
         return fit, moved(before, session.model)
 
     def why_unmoved(self) -> str:
