@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stabcheck.setup import TrainingSetup
+from stabcheck.version import __version__
 
 if TYPE_CHECKING:
     from stabcheck.engine import Options, run
     from stabcheck.report import Report
 
-__version__ = "0.1.0"
 __all__ = ["Options", "Report", "TrainingSetup", "__version__", "run"]
 
 

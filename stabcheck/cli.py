@@ -13,12 +13,12 @@ from typing import Annotated
 
 import typer
 
-from stabcheck import __version__
 from stabcheck import arguments as given
 from stabcheck.console import Look, OutputError, write
 from stabcheck.interrupts import Terminated, stoppable
 from stabcheck.publishing import Shown, listen, outputs, publish, say, say_not_loaded, write_recorded
 from stabcheck.selection import UsageError
+from stabcheck.version import __version__
 
 app = typer.Typer(
     name="stabcheck",

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import stabcheck
 from stabcheck import recording as recordings
 from stabcheck.causes import fold
 from stabcheck.check import Check, NotChecked
@@ -23,6 +22,7 @@ from stabcheck.protocol import Message
 from stabcheck.recording import Recording
 from stabcheck.report import STATUSES, CheckError, CheckResult, NotCheckedResult, Report, overall
 from stabcheck.selection import Selection
+from stabcheck.version import __version__
 
 FIRST = ("lr-schedule", "clean-split", "eval-mode", "one-batch-overfit", "checkpoint-resume")
 """Experiments that are cheap and decisive. What does not fit the budget is at the other end of the order."""
@@ -141,7 +141,7 @@ class Ledger:
                 torch = None
         recording = self.recording
         return {
-            "stabcheck": stabcheck.__version__,
+            "stabcheck": __version__,
             "python": platform.python_version(),
             "torch": torch,
             "platform": platform.platform(),

@@ -10,7 +10,7 @@ from stabcheck.check import Finding, Rule
 from stabcheck.stats import mean
 
 if TYPE_CHECKING:
-    from stabcheck.trial.batch_norm import BatchNormReport
+    from stabcheck.trial.validation.batch_norm import BatchNormReport
 
 LEARNT = 0.1
 """Share of its initial value by which training must have lowered the loss, for the modes to be compared against that."""

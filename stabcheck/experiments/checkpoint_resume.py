@@ -227,7 +227,12 @@ def _continued(bench: Bench, run: Run, results: list[Resumed]) -> tuple[list[Fin
     for cut, result in parted[:1]:
         for cause in causes(bench, run, cut, result):
             if cause.kind == "unsaved":
-                facts: dict[str, Any] = {"part": cause.part, "saved": cause.saved, "loaded": cause.loaded, "advice": cause.advice}
+                facts: dict[str, Any] = {
+                    "part": cause.part,
+                    "saved": cause.saved,
+                    "loaded": cause.loaded,
+                    "advice": cause.advice,
+                }
                 findings.append(UNSAVED.at(None, source=run.save_source, **facts, **_common(run, cut)))
             elif cause.kind == "saving":
                 how = "without it, the same run takes another course"

@@ -170,7 +170,7 @@ class _Judge:
             self.report(SHARED_KEYS, rows, named=names[0], examples=names)
 
     def copies(self) -> Callable[[], None]:
-        """SC0302. Returned for later where training repeats itself too: another rule may know the cause."""
+        """SC0302. Returned for later unless it is certain: another rule may know the cause."""
         from stabcheck.trial.copies import copies
 
         found = copies(self.split, self.fresh())
@@ -193,7 +193,7 @@ class _Judge:
             "expected": found.expected,
         }
         severity = found.verdict
-        if found.repetitive:
+        if found.repetitive or severity == "warn":
             return lambda: self.report(DUPLICATES, found.rows, severity=severity, **facts)
         self.report(DUPLICATES, found.rows, severity=severity, **facts)
         return _nothing

@@ -31,8 +31,8 @@ from stabcheck.experiments._aftermath import named
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
-    from stabcheck.trial.forward_watch import Activity
-    from stabcheck.trial.rehearsal import Rehearsal
+    from stabcheck.trial.validation.forward_watch import Activity
+    from stabcheck.trial.validation.rehearsal import Rehearsal
 
 MONTE_CARLO_PASSES = 3
 """Forwards of the same input from which active dropout is taken for Monte-Carlo averaging. Two are common without it:
@@ -120,7 +120,7 @@ STALE = Rule(
 )  # fmt: skip
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Train a little, validate under observation, train on."""
-    from stabcheck.trial.rehearse import rehearse
+    from stabcheck.trial.validation.rehearse import rehearse
 
     return _Judge(bench, rehearse(bench)).outcome()
 

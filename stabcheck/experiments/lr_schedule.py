@@ -26,7 +26,7 @@ from stabcheck.check import Finding, Outcome, Rule, Skip, Source, experiment
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
-    from stabcheck.trial.planned_rates import PlannedRun
+    from stabcheck.trial.schedule.planned_rates import PlannedRun
 
 OTHER_OPTIMIZER = Rule(
     "SC0501",
@@ -146,7 +146,8 @@ NEVER_ACTS = Rule(
     "SC0516",
     "schedule-after-the-run",
     "fail",
-    "{scheduler} first changes the rate at call {first}, and the run makes {calls} calls, {cadence}: the rate stays the same to the end",
+    "{scheduler} first changes the rate at call {first}, and the run makes {calls} calls, {cadence}: the "
+    "rate stays the same to the end",
     "give its milestones in the unit in which it is called ({cadence}), within {calls} calls",
 )
 
@@ -177,7 +178,7 @@ RULE_OF = {
 )
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Plan the run, judge its rates, and return them for the plot."""
-    from stabcheck.trial.planned_run import plan_the_run
+    from stabcheck.trial.schedule.planned_run import plan_the_run
 
     run = plan_the_run(bench)
     finding = (
@@ -205,7 +206,7 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
 
 def _finding(bench: Bench, run: PlannedRun) -> Finding | None:
     """The fault of the whole curve in words."""
-    from stabcheck.trial.schedule_words import facts_of
+    from stabcheck.trial.schedule.words import facts_of
 
     if run.fault is None:
         return None
@@ -228,7 +229,7 @@ def _source(bench: Bench, run: PlannedRun) -> Source | None:
 
 def _factor(bench: Bench, run: PlannedRun) -> Finding | None:
     """A LambdaLR whose function returns the rate itself: its highest factor is the base rate."""
-    from stabcheck.trial.scheduler_sizes import parts
+    from stabcheck.trial.schedule.sizes import parts
 
     setup = run.session.setup
     if not len(run.used) or run.by_hand:

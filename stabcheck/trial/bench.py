@@ -108,9 +108,11 @@ class Bench:
     def peak_rates(self) -> tuple[float, ...]:
         """The highest rate that each parameter group is planned to train with; empty without an optimizer."""
         if self._peaks is None:
-            from stabcheck.trial.schedule import planned_rates
+            from stabcheck.trial.schedule.simulation import planned_rates
 
-            self._peaks = tuple(peak.rate for peak in planned_rates(self.session()))
+            scheduled = self.shared().setup.scheduler is not None
+            rates = planned_rates(self.session()) if scheduled else ()
+            self._peaks = tuple(peak.rate for peak in rates) or self.shared().learning_rates()
         return self._peaks
 
     def remaining(self) -> float:

@@ -92,9 +92,6 @@ def is_one_sample(found: Probe) -> bool:
     if not unstable:
         return True
     first, second = [leaves(s) for s in found.samples[: len(found.again)]], [leaves(s) for s in found.again]
-    steady = [path for path in first[0] if path not in unstable]
-    if any(len({_text(row[path]) for row in first}) > 1 for path in steady if all(path in row for row in first)):
-        return True
     path = max(unstable, key=lambda p: np.size(first[0].get(p, 0)))
     one, two = _matrix([row.get(path) for row in first]), _matrix([row.get(path) for row in second])
     if one is None or two is None or one.shape != two.shape or len(one) < 2:
@@ -189,7 +186,3 @@ def _matrix(values: Sequence[Leaf | None]) -> Array | None:
     if len(arrays) != len(values) or len({array.size for array in arrays}) != 1:
         return None
     return np.stack([array.reshape(-1).astype(np.float64) for array in arrays])
-
-
-def _text(leaf: Leaf) -> str | bytes:
-    return leaf if isinstance(leaf, str) else leaf.tobytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -45,16 +46,23 @@ def digest_texts(rows: Array | Sequence[Any], digest: Array) -> Array:
 
 
 def halves_of(rows: Array | Sequence[Any]) -> tuple[Any, Any]:
-    """Two complementary halves of every row, the same elements in each: random ones of a matrix, every other one else.
+    """Two complementary halves of every row, the same places in each whatever its length.
 
-    Those of a brief text are empty: words recur, whatever else is in the data.
+    The places follow the Thue-Morse sequence, which has no period, so that channels or columns that take turns are in
+    both. The halves of a brief text are empty: words recur, whatever else is in the data.
     """
+    longest = rows.shape[1] if isinstance(rows, np.ndarray) else max(map(len, rows), default=0)
+    odd = np.array([place.bit_count() % 2 == 1 for place in range(longest)], bool)
     if isinstance(rows, np.ndarray):
-        order = np.random.default_rng(0).permutation(rows.shape[1])
-        middle = (len(order) + 1) // 2
-        return rows[:, np.sort(order[:middle])], rows[:, np.sort(order[middle:])]
-    rows = ["" if isinstance(row, str) and len(row) < BRIEF else row for row in rows]
-    return [row[0::2] for row in rows], [row[1::2] for row in rows]
+        return rows[:, ~odd], rows[:, odd]
+    halves: tuple[list[Any], list[Any]] = [], []
+    for row in rows:
+        for half, side in zip(halves, (~odd, odd), strict=True):
+            if isinstance(row, str):
+                half.append("".join(itertools.compress(row, side)) if len(row) >= BRIEF else "")
+            else:
+                half.append(row[side[: len(row)]])
+    return halves
 
 
 @dataclass(frozen=True)

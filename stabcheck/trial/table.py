@@ -117,10 +117,12 @@ def _of_items(source: Source, reading: Reading, seconds: float, rng: np.random.G
 
 def _of_stream(source: Source, reading: Reading) -> Iterator[Table]:
     pending: list[Any] = []
-    start, since = 0, time.monotonic()
+    start, size, since = 0, 1, time.monotonic()
     for sample in source.samples():
+        if not pending:
+            size = _chunk_size(sample, 0.0)
         pending.append(sample)
-        if len(pending) >= _chunk_size(sample, 0.0) or time.monotonic() - since > CHUNK_SECONDS:
+        if len(pending) >= size or time.monotonic() - since > CHUNK_SECONDS:
             yield _of_samples(np.arange(start, start + len(pending)), pending, reading, pending)
             start, pending, since = start + len(pending), [], time.monotonic()
     if pending:

@@ -127,11 +127,14 @@ def overlap(train: Array, val: Array, steps: int, *, seed: int = 0) -> Overlap:
 
 def _telling(windows: Array, steps: int) -> Array:
     """Which windows show where they come from: neither half recurs in the window, as in constant and periodic ones, and
-    there are at least a quarter as many different steps as steps."""
-    blocks = _blocks(_prefix(windows, steps), steps // 2)
-    once = ((blocks == blocks[:, :1]).sum(axis=1) == 1) & ((blocks == blocks[:, -1:]).sum(axis=1) == 1)
-    ordered = np.sort(_steps(windows, steps), axis=1)
-    return np.asarray(once & (1 + (ordered[:, 1:] != ordered[:, :-1]).sum(axis=1) >= steps / 4))
+    each has at least a quarter as many different steps as steps."""
+    half, codes = steps // 2, _steps(windows, steps)
+    blocks = _blocks(_prefix(windows, steps), half)
+    telling = ((blocks == blocks[:, :1]).sum(axis=1) == 1) & ((blocks == blocks[:, -1:]).sum(axis=1) == 1)
+    for part in (codes[:, :half], codes[:, steps - half :]):
+        ordered = np.sort(part, axis=1)
+        telling &= 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(axis=1) >= half / 4
+    return np.asarray(telling)
 
 
 def _steps(windows: Array, steps: int) -> Array:

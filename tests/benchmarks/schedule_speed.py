@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch.optim import lr_scheduler as schedulers
 
-from stabcheck.trial.cadence import CallForm
-from stabcheck.trial.schedule import Schedule
+from stabcheck.trial.schedule.cadence import CallForm
+from stabcheck.trial.schedule.simulation import Schedule
 
 CALLS, ROUNDS = 100_000, 3
 

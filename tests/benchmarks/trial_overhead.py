@@ -84,9 +84,8 @@ def main() -> None:
                 for measure in (bare, observed):
                     measures[measure].append(measure(bench))
         plain, seen = (median(measures[m]) for m in (bare, observed))
-        print(
-            f"{function.__name__:12} bare {1e3 * plain / STEPS:7.2f} ms  observed {1e3 * seen / STEPS:7.2f} ms  ratio {seen / plain:.2f}"
-        )
+        times = f"bare {1e3 * plain / STEPS:7.2f} ms  observed {1e3 * seen / STEPS:7.2f} ms"
+        print(f"{function.__name__:12} {times}  ratio {seen / plain:.2f}")
     nursery.close()
 
 

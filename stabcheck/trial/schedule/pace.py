@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from stabcheck.trial.rate_shape import TURN, Rates, distinct, last_change, natural_end, shape_of
-from stabcheck.trial.schedule import Curve, Schedule
-from stabcheck.trial.scheduler_sizes import class_names, parts
+from stabcheck.trial.schedule.rate_shape import TURN, Rates, distinct, last_change, natural_end, shape_of
+from stabcheck.trial.schedule.simulation import Curve, Schedule
+from stabcheck.trial.schedule.sizes import class_names, parts
 
 TOLERANCE = 0.1
 """Lengths that differ by less are the same: a last partial batch, a warm-up that was counted twice, round numbers."""

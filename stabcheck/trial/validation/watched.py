@@ -15,9 +15,9 @@ from torch import nn
 
 from stabcheck.check import Skip
 from stabcheck.stats import mean, median
-from stabcheck.trial.forward_watch import Activity, ForwardWatch, ModeCall, Print, TimeUpError, Visit
-from stabcheck.trial.loader_watch import LoaderWatch
 from stabcheck.trial.session import Session
+from stabcheck.trial.validation.forward_watch import Activity, ForwardWatch, ModeCall, Print, TimeUpError, Visit
+from stabcheck.trial.validation.loader_watch import LoaderWatch
 from stabcheck.userland import UserCodeError
 
 BORROWED_BATCHES = 8

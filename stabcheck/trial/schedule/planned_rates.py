@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from stabcheck.check import NotChecked
-from stabcheck.trial.cadence import Observed
-from stabcheck.trial.pace import Fault
-from stabcheck.trial.rate_shape import Rates, distinct, rounded, thin
-from stabcheck.trial.run_plan import Plan, Reading
-from stabcheck.trial.schedule import Curve
-from stabcheck.trial.scheduler_sizes import describe
+from stabcheck.trial.schedule.cadence import Observed
+from stabcheck.trial.schedule.pace import Fault
+from stabcheck.trial.schedule.rate_shape import Rates, distinct, rounded, thin
+from stabcheck.trial.schedule.run_plan import Plan, Reading
+from stabcheck.trial.schedule.simulation import Curve
+from stabcheck.trial.schedule.sizes import describe
 from stabcheck.trial.session import Session
 
 MOST_GROUPS = 16

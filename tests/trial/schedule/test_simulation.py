@@ -15,11 +15,11 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler as schedulers
 
-from stabcheck.trial import schedule as schedule_module
-from stabcheck.trial.cadence import CallForm, call_form, observe
-from stabcheck.trial.pace import SPENT_EARLY
-from stabcheck.trial.rate_shape import distinct, natural_end, shape_of, thin
-from stabcheck.trial.schedule import Schedule, planned_rates
+from stabcheck.trial.schedule import simulation as schedule_module
+from stabcheck.trial.schedule.cadence import CallForm, call_form, observe
+from stabcheck.trial.schedule.pace import SPENT_EARLY
+from stabcheck.trial.schedule.rate_shape import distinct, natural_end, shape_of, thin
+from stabcheck.trial.schedule.simulation import Schedule, planned_rates
 from stabcheck.trial.session import Session
 from tests.setups import classifier
 

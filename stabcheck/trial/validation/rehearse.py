@@ -14,15 +14,15 @@ from torch.utils.hooks import RemovableHandle
 
 from stabcheck.check import NotChecked
 from stabcheck.trial import batches
-from stabcheck.trial.batch_norm import PROBES, BatchNormTest, is_erratic
 from stabcheck.trial.bench import Bench
-from stabcheck.trial.forward_watch import ForwardWatch, Visit
-from stabcheck.trial.loss_probe import SAME_LOSS, LossProbe, differ
-from stabcheck.trial.mode_switches import beyond_eval, is_batch_norm, is_untouched
-from stabcheck.trial.rehearsal import Rehearsal
 from stabcheck.trial.rng import RngState, kept_rng, rng_state
-from stabcheck.trial.state_shot import StateShot
-from stabcheck.trial.validation import run
+from stabcheck.trial.validation.batch_norm import PROBES, BatchNormTest, is_erratic
+from stabcheck.trial.validation.forward_watch import ForwardWatch, Visit
+from stabcheck.trial.validation.loss_probe import SAME_LOSS, LossProbe, differ
+from stabcheck.trial.validation.mode_switches import beyond_eval, is_batch_norm, is_untouched
+from stabcheck.trial.validation.rehearsal import Rehearsal
+from stabcheck.trial.validation.state_shot import StateShot
+from stabcheck.trial.validation.watched import run
 from stabcheck.userland import UserCodeError
 
 STEPS = 8

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from stabcheck.trial.planned_rates import PlannedRun
-from stabcheck.trial.scheduler_sizes import resized
+from stabcheck.trial.schedule.planned_rates import PlannedRun
+from stabcheck.trial.schedule.sizes import resized
 
 
 def facts_of(run: PlannedRun) -> dict[str, Any]:

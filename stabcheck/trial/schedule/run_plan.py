@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from stabcheck.setup import TrainingSetup
-from stabcheck.trial.cadence import Observed
+from stabcheck.trial.schedule.cadence import Observed
 from stabcheck.trial.session import Session
 
 

@@ -7,11 +7,11 @@ import torch
 
 from stabcheck.check import NotChecked, Skip
 from stabcheck.trial.bench import Bench
-from stabcheck.trial.cadence import CallForm, Observed, call_form, follow, observe, same_groups
-from stabcheck.trial.pace import Fault, ends_at, judge, judge_rates
-from stabcheck.trial.planned_rates import PlannedRun
-from stabcheck.trial.run_plan import Plan, Reading, plan_of, plans_of, readings
-from stabcheck.trial.schedule import Curve, Schedule
+from stabcheck.trial.schedule.cadence import CallForm, Observed, call_form, follow, observe, same_groups
+from stabcheck.trial.schedule.pace import Fault, ends_at, judge, judge_rates
+from stabcheck.trial.schedule.planned_rates import PlannedRun
+from stabcheck.trial.schedule.run_plan import Plan, Reading, plan_of, plans_of, readings
+from stabcheck.trial.schedule.simulation import Curve, Schedule
 from stabcheck.trial.session import Session
 
 SECONDS = 8.0

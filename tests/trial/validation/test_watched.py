@@ -13,12 +13,12 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from stabcheck.setup import as_setup
-from stabcheck.trial.forward_watch import ForwardWatch
-from stabcheck.trial.loader_watch import LoaderWatch
-from stabcheck.trial.mode_switches import beyond_eval, switch
 from stabcheck.trial.session import Session
-from stabcheck.trial.state_shot import StateShot
-from stabcheck.trial.validation import run
+from stabcheck.trial.validation.forward_watch import ForwardWatch
+from stabcheck.trial.validation.loader_watch import LoaderWatch
+from stabcheck.trial.validation.mode_switches import beyond_eval, switch
+from stabcheck.trial.validation.state_shot import StateShot
+from stabcheck.trial.validation.watched import run
 from tests.experiments.validation_cases import Attention, Hidden, Stubborn, careful, careless, setup
 
 

@@ -24,8 +24,17 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.overrides import TorchFunctionMode
 
 from stabcheck.trial import batches
-from stabcheck.trial.dropping import DRAWS, DROPPERS, Author, Place, author_of, is_dropping, strength_of, users_line
-from stabcheck.trial.mode_switches import Switch, hidden_path, switch
+from stabcheck.trial.validation.dropping import (
+    DRAWS,
+    DROPPERS,
+    Author,
+    Place,
+    author_of,
+    is_dropping,
+    strength_of,
+    users_line,
+)
+from stabcheck.trial.validation.mode_switches import Switch, hidden_path, switch
 from stabcheck.userland import passed_on
 
 Print = tuple[float, ...]

@@ -9,10 +9,10 @@ from torch import nn
 
 from stabcheck.check import NotChecked, Source
 from stabcheck.setup import TrainingSetup
-from stabcheck.trial.batch_norm import BatchNormReport
-from stabcheck.trial.forward_watch import Visit
-from stabcheck.trial.state_shot import Changes
-from stabcheck.trial.validation import Run
+from stabcheck.trial.validation.batch_norm import BatchNormReport
+from stabcheck.trial.validation.forward_watch import Visit
+from stabcheck.trial.validation.state_shot import Changes
+from stabcheck.trial.validation.watched import Run
 
 
 @dataclass

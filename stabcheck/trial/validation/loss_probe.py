@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from stabcheck.trial.forward_watch import uncompiled
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
+from stabcheck.trial.validation.forward_watch import uncompiled
 from stabcheck.userland import UserCodeError
 
 SEEDS = (1, 2, 3, 4)

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from stabcheck.setup import as_setup
-from stabcheck.trial.batch_norm import BatchNormReport, BatchNormTest
 from stabcheck.trial.session import Session
+from stabcheck.trial.validation.batch_norm import BatchNormReport, BatchNormTest
 from tests.setups import classifier
 
 

@@ -16,9 +16,9 @@ from torch import nn
 
 from stabcheck.stats import mean, median
 from stabcheck.trial import batches
-from stabcheck.trial.forward_watch import uncompiled
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
+from stabcheck.trial.validation.forward_watch import uncompiled
 
 PROBES = 6
 """Batches on which losses are compared; the comparisons are paired, so a few suffice."""

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stabcheck.trial.cadence import CallForm, call_form
-from stabcheck.trial.scheduler_steps import knows_any, plain_step, rates_after, without_training
+from stabcheck.trial.schedule.cadence import CallForm, call_form
+from stabcheck.trial.schedule.steps import knows_any, plain_step, rates_after, without_training
 from stabcheck.trial.session import Session
 from stabcheck.userland import blamed
 

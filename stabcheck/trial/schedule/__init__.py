@@ -1,0 +1,1 @@
+"""The learning rates of the planned run, without training it."""
