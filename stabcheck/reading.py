@@ -20,6 +20,13 @@ FALLING = 0.05
 movement when it also exceeds twice its standard error."""
 
 
+def called(module: str | None) -> str:
+    """How a sentence speaks of a module: a bare number, as in an nn.Sequential, is "layer 3"."""
+    if not module:
+        return "the model"
+    return f"layer {module}" if module.isdigit() else module
+
+
 FIRST_STEPS = 5
 """The start of the trial, to tell units that were born dead from those that an update killed."""
 WINDOW = 10

@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import Any
 
 from stabcheck.check import Finding, Outcome, Rule, Skip, diagnosis
-from stabcheck.reading import FIRST_STEPS, progress, silent_window
+from stabcheck.reading import FIRST_STEPS, called, progress, silent_window
 from stabcheck.recording import Recording, Rectifier
 
 FAIL_DEAD, WARN_DEAD = 0.9, 0.75
@@ -100,7 +100,8 @@ def _judge(recording: Recording, rectifier: Rectifier, dead: float, window: int)
     early = early_share(rectifier)
     facts: dict[str, Any] = {
         "dead": dead, "early": early, "units": rectifier.units, "kind": rectifier.kind, "where": where(rectifier),
-        "after": rectifier.after or "the layer before it", "first_steps": FIRST_STEPS, "window": window,
+        "after": called(rectifier.after) if rectifier.after else "the layer before it",
+        "first_steps": FIRST_STEPS, "window": window,
         "samples": window * recording.steps[-1].samples, "rate": f" (now {max(rates):.3g})" if rates else "",
     }  # fmt: skip
     rule = MOSTLY_DEAD if dead <= FAIL_DEAD else KILLED if dead - early > KILLED_GROWTH else BORN_DEAD
@@ -125,5 +126,5 @@ def early_share(rectifier: Rectifier) -> float:
 
 def where(rectifier: Rectifier) -> str:
     """How a reader finds the call."""
-    place = rectifier.module or "the model's forward"
+    place = called(rectifier.module) if rectifier.module else "the model's forward"
     return f"{place} (call {rectifier.call + 1})" if rectifier.call else place

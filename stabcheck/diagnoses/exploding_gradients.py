@@ -22,7 +22,7 @@ from typing import Any
 
 from stabcheck import stats
 from stabcheck.check import Finding, Outcome, Rule, Skip, diagnosis
-from stabcheck.reading import GROWN, is_bad_from_nowhere, progress
+from stabcheck.reading import GROWN, called, is_bad_from_nowhere, progress
 from stabcheck.recording import Recording
 
 DIVERGED = GROWN
@@ -53,7 +53,7 @@ BLOWN_UP = Rule(
     "blown-up-start",
     "fail",
     "the first loss is {first:.3g}, {ratio:.0e} times that of the best constant guess ({constant:.3g}), and {steps} steps "
-    "did not mend it: activations grow {growth:.1e} times from the first to the last layer, past 100 times at {location}",
+    "did not mend it: activations grow {growth:.1e} times from the first to the last layer, past 100 times at {at}",
     "scale the initialisation down (He initialisation; residual branches by 1/sqrt(2 × number of blocks), or start them "
     "at zero), or normalise between the blocks",
 )
@@ -85,7 +85,12 @@ def CHECK(recording: Recording) -> Outcome:  # noqa: N802
         }
         if state.first > HOPELESS_START * reference and state.last > DIVERGED * reference:
             finding = BLOWN_UP.at(
-                place, source=recording.source(place), ratio=state.first / reference, growth=growth, **facts
+                place,
+                source=recording.source(place),
+                at=called(place),
+                ratio=state.first / reference,
+                growth=growth,
+                **facts,
             )
         elif state.last > DIVERGED * max(reference, state.first):
             finding = DIVERGENCE.at(None, remedy=_remedy(recording), **facts)
@@ -115,7 +120,8 @@ def _overflow(recording: Recording) -> Finding | None:
     value = "infinite or NaN"
     return OVERFLOW.at(
         where or None, source=recording.source(where), what="output" if what == "activation" else "value",
-        place=where or "the loss", value=value, step=step, losses=", ".join(before) or "none", remedy=_remedy(recording),
+        place=called(where) if where else "the loss", value=value, step=step, losses=", ".join(before) or "none",
+        remedy=_remedy(recording),
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ import math
 
 from stabcheck import stats
 from stabcheck.check import Finding, NotChecked, Outcome, Rule, Skip, diagnosis
-from stabcheck.reading import is_bad_from_nowhere, largest_update, progress
+from stabcheck.reading import called, is_bad_from_nowhere, largest_update, progress
 from stabcheck.recording import Parameter, Recording
 
 STRANGLED = 100.0
@@ -63,10 +63,10 @@ CUT_OFF = Rule(
     "SC0202",
     "cut-graph",
     "fail",
-    "{count} parameter(s) of {location} never get a gradient, although the loss depends on them: the graph is cut between "
-    "{location} and the loss",
-    "remove the .detach(), .data, .item(), torch.tensor(...) or torch.no_grad() that {location}'s output passes; if it is meant, "
-    "set requires_grad=False on {location} and leave it out of the optimizer",
+    "{count} parameter(s) of {at} never get a gradient, although the loss depends on them: the graph is cut between "
+    "{at} and the loss",
+    "remove the .detach(), .data, .item(), torch.tensor(...) or torch.no_grad() that {at}'s output passes; if it is meant, "
+    "set requires_grad=False on {at} and leave it out of the optimizer",
 )
 STRANGLING = Rule(
     "SC0203",
@@ -106,7 +106,7 @@ STUCK = Rule(
     "SC0207",
     "stuck-at-zero",
     "fail",
-    "{count} weight(s) of {location} start at zero and their gradient is exactly zero at every one of {steps} steps: what they "
+    "{count} weight(s) of {at} start at zero and their gradient is exactly zero at every one of {steps} steps: what they "
     "are multiplied with is zero as well, so they can never move",
     "initialise one of the two factors with small random values: one zero-initialised layer or gate opens by itself, two in "
     "a row never do",
@@ -141,6 +141,8 @@ def CHECK(recording: Recording) -> Outcome:  # noqa: N802
         summary += f", {len(frozen)} frozen"
     if unused:
         summary += f", {len(unused)} never used"
+    if findings:
+        summary = findings[0].message
     missing = tuple(NotChecked(what, why) for what, why in recording.not_recorded)
     return Outcome(summary, tuple(findings), measured, missing)
 
@@ -186,7 +188,7 @@ def _cut_off(recording: Recording) -> list[Finding]:
     for parameter in cut:
         modules[parameter.module] = modules.get(parameter.module, 0) + 1
     return [
-        CUT_OFF.at(module or None, source=recording.source(module), count=count)
+        CUT_OFF.at(module or None, source=recording.source(module), at=called(module), count=count)
         for module, count in list(modules.items())[:5]
     ]
 
@@ -206,7 +208,9 @@ def _stuck(recording: Recording) -> list[Finding]:
         ):
             modules[p.module] = modules.get(p.module, 0) + 1
     return [
-        STUCK.at(module or None, source=recording.source(module), count=count, steps=len(recording.steps))
+        STUCK.at(
+            module or None, source=recording.source(module), at=called(module), count=count, steps=len(recording.steps)
+        )
         for module, count in list(modules.items())[:5]
     ]
 

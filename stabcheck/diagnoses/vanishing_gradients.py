@@ -28,7 +28,7 @@ from typing import Any
 
 from stabcheck import stats
 from stabcheck.check import Finding, Outcome, Rule, Severity, Skip, diagnosis
-from stabcheck.reading import WARN_NECK, Progress, neck, progress, variance_share
+from stabcheck.reading import WARN_NECK, Progress, called, neck, progress, variance_share
 from stabcheck.recording import Recording
 
 FAIL_NECK = -6.0
@@ -48,7 +48,7 @@ STARVED = Rule(
     "SC0701",
     "starved-layers",
     "fail",
-    "the gradient shrinks {ratio} on its way from {after} to {location} and everything before it, and nothing was "
+    "the gradient shrinks {ratio} on its way from {after} to {at} and everything before it, and nothing was "
     "learnt in {steps} steps (loss {last:.3g}, best constant guess {constant:.3g})",
     "{remedy}",
 )
@@ -56,7 +56,7 @@ BLIND = Rule(
     "SC0702",
     "input-independent-output",
     "fail",
-    "the output of {location} is the same for every input (only {share:.1e} of it varies), and nothing was learnt "
+    "the output of {at} is the same for every input (only {share:.1e} of it varies), and nothing was learnt "
     "in {steps} steps (loss {last:.3g}, best constant guess {constant:.3g})",
     "{remedy}",
 )
@@ -72,16 +72,16 @@ LOST = Rule(
     "SC0705",
     "input-lost-in-one-layer",
     "fail",
-    "what {before} puts out still differs from input to input, what {location} makes of it does not (only {share:.1e} of the "
+    "what {before} puts out still differs from input to input, what {at} makes of it does not (only {share:.1e} of the "
     "output varies), and nothing was learnt in {steps} steps (loss {last:.3g}, best constant guess {constant:.3g})",
-    "look at what happens between {before} and {location}: a mask that hides everything or is inverted, an index or slice that "
+    "look at what happens between {before} and {at}: a mask that hides everything or is inverted, an index or slice that "
     "always takes the same, saturation, a multiplication by zero",
 )
 FORGETFUL = Rule(
     "SC0704",
     "forgotten-time-steps",
     "warn",
-    "in {location} the gradient fades over {length} time steps: only about the last {memory} reach the loss, and "
+    "in {at} the gradient fades over {length} time steps: only about the last {memory} reach the loss, and "
     "nothing was learnt yet",
     "if the task needs older inputs: GRU or LSTM cells instead of plain ones, attention, shorter sequences, or an "
     "orthogonal recurrent initialisation",
@@ -108,7 +108,7 @@ def CHECK(recording: Recording) -> Outcome:  # noqa: N802
     finding = _judge(recording, state, end)
     forgetful = _forgetful(recording, state) if finding is None else ()
     if finding is not None:
-        summary = f"no signal reaches {finding.location or 'the first layers'}"
+        summary = f"no signal reaches {called(finding.location)}"
     elif narrow is None:
         summary = "the output depends on the input; too few layers to follow a gradient"
     else:
@@ -137,7 +137,7 @@ def _judge(recording: Recording, state: Progress, end: int) -> Finding | None:
             s.clipped_norm for s in recording.steps if s.clipped_norm is not None and math.isfinite(s.clipped_norm)
         ]
         what = (
-            f"it no longer gets past {narrow.after}"
+            f"it no longer gets past {called(narrow.after)}"
             if narrow and depth < WARN_NECK
             else "every input gives the same output"
         )
@@ -148,15 +148,20 @@ def _judge(recording: Recording, state: Progress, end: int) -> Finding | None:
         )  # fmt: skip
     if narrow and depth < WARN_NECK:
         return STARVED.at(
-            narrow.before, source=recording.source(narrow.before), severity=severity, after=narrow.after,
+            narrow.before, source=recording.source(narrow.before), severity=severity, after=called(narrow.after),
+            at=called(narrow.before),
             ratio=f"by a factor of {_ratio(-depth)}" if depth > -90 else "to exactly zero",
             remedy=_remedy(recording), **facts,
         )  # fmt: skip
     lost = _lost_at_once(recording)
     if lost is not None:
         before, place = lost
-        return LOST.at(place, source=recording.source(place), severity=severity, before=before, **facts)
-    return BLIND.at(last, source=recording.source(last), severity=severity, remedy=_remedy(recording), **facts)
+        return LOST.at(
+            place, source=recording.source(place), severity=severity, before=called(before), at=called(place), **facts
+        )
+    return BLIND.at(
+        last, source=recording.source(last), severity=severity, at=called(last), remedy=_remedy(recording), **facts
+    )
 
 
 def _lost_at_once(recording: Recording) -> tuple[str, str] | None:
@@ -210,6 +215,7 @@ def _forgetful(recording: Recording, state: Progress) -> tuple[Finding, ...]:
         FORGETFUL.at(
             r.module,
             source=recording.source(r.module),
+            at=called(r.module),
             length=len(r.at_end),
             memory=_memory(r.at_end),
             decay=r.at_end[0] - max(r.at_end),

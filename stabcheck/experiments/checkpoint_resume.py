@@ -31,8 +31,8 @@ from stabcheck.check import Finding, NotChecked, Outcome, Rule, Severity, experi
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
-    from stabcheck.trial.cuts import Cut, Run
-    from stabcheck.trial.resume import Resumed
+    from stabcheck.trial.resume.cuts import Cut, Run
+    from stabcheck.trial.resume.resume import Resumed
 
 WEIGHTS = Rule(
     "SC0401",
@@ -133,9 +133,9 @@ _RULES = {"weight": WEIGHTS, "buffer": BUFFERS, "moment": OPTIMIZER, "held": DET
 )
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Interrupt the run, resume it in a fresh process, and compare."""
-    from stabcheck.trial.course import measured
-    from stabcheck.trial.resume import resume
-    from stabcheck.trial.uninterrupted import uninterrupted
+    from stabcheck.trial.resume.course import measured
+    from stabcheck.trial.resume.resume import resume
+    from stabcheck.trial.resume.uninterrupted import uninterrupted
 
     bench.tell(0.0, "training and saving")
     run = uninterrupted(bench)
@@ -193,7 +193,7 @@ def _advice(message: str, *, wrote_nothing: bool) -> str:
 
 
 def _altered(run: Run) -> list[Finding]:
-    from stabcheck.trial.lost import altered
+    from stabcheck.trial.resume.lost import altered
 
     found = ((cut, altered(run, cut)) for cut in run.cuts)
     return [SAVING.at(None, source=run.save_source, how=how, cut=cut.name) for cut, how in found if how][:1]
@@ -201,7 +201,7 @@ def _altered(run: Run) -> list[Finding]:
 
 def _lost(run: Run, results: list[Resumed]) -> list[Finding]:
     """The documented state that load did not bring back; each part once, at the first cut that shows it."""
-    from stabcheck.trial.lost import lost
+    from stabcheck.trial.resume.lost import lost
 
     found: dict[tuple[str, str], Finding] = {}
     for cut, result in zip(run.cuts, results, strict=True):
@@ -216,7 +216,7 @@ def _lost(run: Run, results: list[Resumed]) -> list[Finding]:
 
 def _continued(bench: Bench, run: Run, results: list[Resumed]) -> tuple[list[Finding], list[NotChecked]]:
     """Whether what follows is the same, all documented state being restored, and the reason if it is not."""
-    from stabcheck.trial.course import causes, drift, same_course
+    from stabcheck.trial.resume.course import causes, drift, same_course
 
     if not all(result.losses for result in results):
         return [], [NotChecked("the steps after load", "the batches cannot be written to a file to be used again")]
@@ -246,7 +246,7 @@ def _continued(bench: Bench, run: Run, results: list[Resumed]) -> tuple[list[Fin
 
 def _randomness(run: Run, results: list[Resumed]) -> list[Finding]:
     """Random state and data order, where they were meant to be restored."""
-    from stabcheck.trial.resume import holds, restarts
+    from stabcheck.trial.resume.resume import holds, restarts
 
     if not run.own_checkpoint:
         return []
@@ -279,7 +279,7 @@ def _summary(run: Run, findings: list[Finding]) -> str:
 
 
 def _not_checked(run: Run, results: list[Resumed]) -> list[NotChecked]:
-    from stabcheck.trial.resume import restarts
+    from stabcheck.trial.resume.resume import restarts
 
     if not run.own_checkpoint:
         why = "no 'save' and 'load' given: the state_dicts of model, optimizer and scheduler were tried; add both keys"

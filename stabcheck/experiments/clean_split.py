@@ -171,7 +171,7 @@ class _Judge:
 
     def copies(self) -> Callable[[], None]:
         """SC0302. Returned for later unless it is certain: another rule may know the cause."""
-        from stabcheck.trial.copies import copies
+        from stabcheck.trial.resume.copies import copies
 
         found = copies(self.split, self.fresh())
         self.measurements |= {
@@ -268,7 +268,7 @@ class _Judge:
 
     def conflicts(self) -> None:
         """SC0307."""
-        from stabcheck.trial.copies import FEW, conflicts
+        from stabcheck.trial.resume.copies import FEW, conflicts
 
         found, of = conflicts(self.split), len(self.train.table)
         contents = {int(self.train.table.inputs[row]) for row, _ in found}

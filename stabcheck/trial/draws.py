@@ -16,16 +16,15 @@ from stabcheck.userland import UserCodeError, userland
 
 Array = np.ndarray[Any, Any]
 
-PROBES, REPEATED = 48, 12
-"""Samples looked at before the reading proper, and how many of them are read twice. Twelve, so that a flip or a crop
-that leaves every second sample unchanged is missed once in 4096 set-ups."""
+PROBES, REPEATED = 48, 24
+"""Samples looked at before the reading proper, and how many of them are read twice."""
 
-ALIKE = 0.9
-"""Two draws of one index are draws of one sample where their distance is below this part of that between two indices.
-Redrawn Gaussian samples give 1.0 within 3 % at this count, crops and flips of digits 0.5 to 0.8."""
+FEWEST = 8
+"""Draws below which nothing can be recognised."""
 
-RECOGNISED = 0.25
-"""Share of the draws that must be nearest to their own stored row: one in 48 is by chance, half are after a random flip."""
+RECOGNISED, ALIKE = 0.25, 0.4
+"""Shares of the draws that must be nearest to their own stored row (one in 48 is by chance, half after a random flip), and
+to their own other draw (one in 24 by chance, one in three if made up anew around eight classes)."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +93,9 @@ def is_one_sample(found: Probe) -> bool:
     first, second = [leaves(s) for s in found.samples[: len(found.again)]], [leaves(s) for s in found.again]
     path = max(unstable, key=lambda p: np.size(first[0].get(p, 0)))
     one, two = _matrix([row.get(path) for row in first]), _matrix([row.get(path) for row in second])
-    if one is None or two is None or one.shape != two.shape or len(one) < 2:
+    if one is None or two is None or one.shape != two.shape or len(one) < FEWEST:
         return True  # drawn with other sizes, as random crops are: nothing says that they are unrelated
-    same = np.linalg.norm(one - two, axis=1)
-    other = np.linalg.norm(one - np.roll(two, 1, axis=0), axis=1)
-    return bool(np.median(same) < ALIKE * np.median(other))
+    return _own_share(two, one) >= ALIKE
 
 
 def underlying(source: Source, found: Probe) -> Source | None:
@@ -158,7 +155,9 @@ def _recognised(found: Probe, kept: Sequence[dict[str, Leaf]]) -> str | None:
             if mine is None or not isinstance(drawn, np.ndarray) or not drawn.size == leaf.size > 1:
                 continue
             theirs = _matrix([row.get(path) for row in draws])
-            if any(_nearest_is_own(theirs, mine[:, order]) for order in _orders(leaf)):
+            if theirs is None or theirs.shape != mine.shape or len(mine) < FEWEST:
+                continue
+            if any(_own_share(theirs, mine[:, order]) >= RECOGNISED for order in _orders(leaf)):
                 return name
     return None
 
@@ -171,13 +170,12 @@ def _orders(leaf: Array) -> list[Array]:
     return [flat]
 
 
-def _nearest_is_own(draws: Array | None, kept: Array) -> bool:
-    if draws is None or draws.shape != kept.shape or len(kept) < 8:
-        return False
+def _own_share(draws: Array, kept: Array) -> float:
+    """Share of the draws whose most similar row, brightness and contrast aside, is their own."""
     one, two = (rows - rows.mean(axis=1, keepdims=True) for rows in (draws, kept))
     length = np.linalg.norm(two, axis=1)
     likeness = one @ two.T / np.where(length > 0, length, 1)
-    return bool((likeness.argmax(axis=1) == np.arange(len(kept))).mean() >= RECOGNISED)
+    return float((likeness.argmax(axis=1) == np.arange(len(kept))).mean())
 
 
 def _matrix(values: Sequence[Leaf | None]) -> Array | None:

@@ -21,7 +21,7 @@ BRIEF = 24
 once in 10 to 10,000 million pairs; words and names do all the time."""
 
 RESPLITS = 8
-"""Random halvings of the training side; their mean is stable to a few percent, which is finer than any rule needs."""
+"""Random partitions of the training side; their mean is stable to a few percent, which is finer than any rule needs."""
 
 
 def digest_rows(rows: Array | Sequence[Any]) -> Array:
@@ -82,7 +82,8 @@ class Repeats:
     distinct_share: float
     """The same as `share`, each distinct content counted once."""
     distinct_within: float
-    """The share of distinct contents of a random part of the training side that the rest of it has too."""
+    """An upper estimate of the share of distinct contents of a further sample that the training side has, from a random
+    part of it and the rest."""
     within_val: float
     """Share of validation samples that are equal to another validation sample."""
 
@@ -118,7 +119,7 @@ def _distinct_within(code: Array, contents: int, other: int, seed: int) -> float
         part[code[order[:size]]] = True
         rest[code[order[size:]]] = True
         shares.append(float(rest[part].mean()))
-    # The rest is smaller than the side itself, and finds that much less.
+    # The rest is smaller than the side itself and finds less, at most by as much.
     return min(1.0, sum(shares) / len(shares) * len(code) / (len(code) - size))
 
 

@@ -70,22 +70,24 @@ def open_split(setup: TrainingSetup, seconds: float, seed: int = 0) -> Split:
     Raises:
         UserCodeError: a loader, a dataset or a key function raised.
     """
-    sources = [behind(setup.train_loader, "train_loader"), behind(setup.val_loader, "val_loader")]
-    shared = shared_rows(*sources)
-    probes = [probe(source, seconds / 10, seed) for source in sources]
-    limits: list[tuple[str, str]] = []
-    if any(_blurred(found, setup) for found in probes):
-        below = _underneath(sources, probes, seed)
-        if below is not None:
-            sources, probes = below
-        elif all(is_one_sample(found) for found in probes):
-            why = f"the samples of {_changing(sources, probes)} change from draw to draw; add 'sample_key' to identify them"
-            limits.append(("copies that random augmentation hides", why))
-        else:
-            shared = []
-            why = f"the samples of {_changing(sources, probes)} are made up anew at each read"
-            limits.append(("whether one sample is on both sides", why))
-    return _read(setup, sources, probes, shared, limits, seconds, seed)
+    with kept_rng(seed):
+        sources = [behind(setup.train_loader, "train_loader"), behind(setup.val_loader, "val_loader")]
+        shared = shared_rows(*sources)
+        probes = [probe(source, seconds / 10, seed) for source in sources]
+        limits: list[tuple[str, str]] = []
+        if any(_blurred(found, setup) for found in probes):
+            below = _underneath(sources, probes, seed)
+            changing = " and ".join(s.key for s, found in zip(sources, probes, strict=True) if found.unstable)
+            if below is not None:
+                sources, probes = below
+            elif all(is_one_sample(found) for found in probes):
+                why = f"the samples of {changing} change from draw to draw; add 'sample_key' to identify them"
+                limits.append(("copies that random augmentation hides", why))
+            else:
+                shared = []
+                why = f"the samples of {changing} are made up anew at each read"
+                limits.append(("whether one sample is on both sides", why))
+        return _read(setup, sources, probes, shared, limits, seconds, seed)
 
 
 def _blurred(found: Probe, setup: TrainingSetup) -> bool:
@@ -94,10 +96,6 @@ def _blurred(found: Probe, setup: TrainingSetup) -> bool:
         return False
     chosen = roles(found.samples, found.unstable, pairs=setup.loss_fn is not None)
     return bool(found.unstable & set(chosen.inputs))
-
-
-def _changing(sources: list[Source], probes: list[Probe]) -> str:
-    return " and ".join(source.key for source, found in zip(sources, probes, strict=True) if found.unstable)
 
 
 def _underneath(sources: list[Source], probes: list[Probe], seed: int) -> tuple[list[Source], list[Probe]] | None:
@@ -136,19 +134,15 @@ def _read(
         if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "fc"
     )
     readings = [Reading(chosen, floats, setup.group_key, setup.sample_key, found.each) for found in probes]
-    with kept_rng(seed):
-        # Validation first: it is the smaller side, and what it leaves of the time is the training side's.
-        started = time.monotonic()
-        val = read(sources[1], readings[1], 0.4 * seconds, seed=seed)
-        train = read(sources[0], readings[0], seconds - (time.monotonic() - started), seed=seed)
+    # Validation first: it is the smaller side, and what it leaves of the time is the training side's.
+    started = time.monotonic()
+    val = read(sources[1], readings[1], 0.4 * seconds, seed=seed)
+    train = read(sources[0], readings[0], seconds - (time.monotonic() - started), seed=seed)
     for source, table in zip(sources, (train, val), strict=True):
         if table.cut_short:
-            rest = (
-                f"all but {len(table):,} of the {source.total:,}"
-                if source.total
-                else f"all but the first {len(table):,}"
-            )
-            limits.append((f"{rest} samples of {source.key}", "the check's share of the time was up: raise --budget"))
+            read_of = f"{len(table):,} of the {source.total:,}" if source.total else f"the first {len(table):,}"
+            why = "the check's share of the time was up: raise --budget"
+            limits.append((f"all but {read_of} samples of {source.key}", why))
     return Split(Side(sources[0], train), Side(sources[1], val), chosen, shared, limits)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from stabcheck.trial.state import Kind, Leaf, State
+from stabcheck.trial.resume.state import Kind, Leaf, State
 
 COARSEST_ROUNDING = 2.0**-8
 """Relative rounding error of bfloat16, the coarsest float format that weights are saved in."""

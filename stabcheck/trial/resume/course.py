@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
-from stabcheck.trial.compare import Difference, differences, distance, same, same_numbers
-from stabcheck.trial.cuts import Cut, Run
-from stabcheck.trial.lost import value
-from stabcheck.trial.resume import Resumed, next_batches, resume
-from stabcheck.trial.state import State
-from stabcheck.trial.uninterrupted import again
+from stabcheck.trial.resume.compare import Difference, differences, distance, same, same_numbers
+from stabcheck.trial.resume.cuts import Cut, Run
+from stabcheck.trial.resume.lost import value
+from stabcheck.trial.resume.resume import Resumed, next_batches, resume
+from stabcheck.trial.resume.state import State
+from stabcheck.trial.resume.uninterrupted import again
 
 MOST_CANDIDATES = 12
 """Parts that are tried one by one for having caused a difference; each costs one more resumed run."""

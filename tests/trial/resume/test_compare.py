@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from stabcheck.trial.compare import differences, distance, heals, is_shaped_like_weights, same, same_numbers
-from stabcheck.trial.state import SAMPLE, Kind, Leaf, fingerprint, sample
+from stabcheck.trial.resume.compare import differences, distance, heals, is_shaped_like_weights, same, same_numbers
+from stabcheck.trial.resume.state import SAMPLE, Kind, Leaf, fingerprint, sample
 
 
 def tensor(value: torch.Tensor, kind: Kind = "weight", part: str = "model") -> Leaf:

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from stabcheck.setup import as_setup
+from stabcheck.trial.resume.walk import look
 from stabcheck.trial.rng import rng_state
 from stabcheck.trial.session import Session
-from stabcheck.trial.walk import look
 
 counter = {"calls": 3}
 

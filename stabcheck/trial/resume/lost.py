@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
 
-from stabcheck.trial.compare import Difference, differences, heals, is_shaped_like_weights, same
-from stabcheck.trial.cuts import Cut, Run
-from stabcheck.trial.resume import Resumed
-from stabcheck.trial.state import Kind
+from stabcheck.trial.resume.compare import Difference, differences, heals, is_shaped_like_weights, same
+from stabcheck.trial.resume.cuts import Cut, Run
+from stabcheck.trial.resume.resume import Resumed
+from stabcheck.trial.resume.state import Kind
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from stabcheck.trial.resume.state import Generator, Kind, Leaf, sample
 from stabcheck.trial.session import Session
-from stabcheck.trial.state import Generator, Kind, Leaf, sample
 from stabcheck.userland import is_users
 
 _DEEPEST = 8

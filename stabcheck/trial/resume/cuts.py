@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from stabcheck.check import Source
+from stabcheck.trial.resume.state import State, fingerprint
 from stabcheck.trial.rng import RngState
-from stabcheck.trial.state import State, fingerprint
 
 MID_EPOCH, BOUNDARY = "mid-epoch", "epoch boundary"
 

@@ -22,12 +22,12 @@ from torch import nn
 
 from stabcheck.loading import EntryPoint, TargetError, load_entry
 from stabcheck.trial.bench import Bench
-from stabcheck.trial.cuts import BOUNDARY, Cut, Moment, Run
+from stabcheck.trial.resume.cuts import BOUNDARY, Cut, Moment, Run
+from stabcheck.trial.resume.state import State, fingerprint, generator_states, set_generators
+from stabcheck.trial.resume.uninterrupted import AFTER, Feed, eval_loss, files, take
+from stabcheck.trial.resume.walk import Look, look
 from stabcheck.trial.rng import RngState, rng_state, seed_all
 from stabcheck.trial.session import Session
-from stabcheck.trial.state import State, fingerprint, generator_states, set_generators
-from stabcheck.trial.uninterrupted import AFTER, Feed, eval_loss, files, take
-from stabcheck.trial.walk import Look, look
 from stabcheck.userland import UserCodeError
 
 
@@ -87,7 +87,7 @@ def resume(bench: Bench, run: Run, cuts: list[Cut], trials: list[list[str]] | No
             "payload": str(payload),
             "answer": str(answer),
         }
-        bench.nursery.run("stabcheck.trial.resume:resumed", job)
+        bench.nursery.run("stabcheck.trial.resume.resume:resumed", job)
         # Our own file, written a moment ago.
         results: list[Resumed] = torch.load(answer, weights_only=False)
     return results

@@ -17,11 +17,11 @@ from torch.nn.parameter import is_lazy
 from stabcheck.check import Skip
 from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
-from stabcheck.trial.cuts import BOUNDARY, MID_EPOCH, Cut, Moment, Run
+from stabcheck.trial.resume.cuts import BOUNDARY, MID_EPOCH, Cut, Moment, Run
+from stabcheck.trial.resume.state import State, generator_states, set_generators
+from stabcheck.trial.resume.walk import Look, look
 from stabcheck.trial.rng import kept_rng, rng_state
 from stabcheck.trial.session import Session
-from stabcheck.trial.state import State, generator_states, set_generators
-from stabcheck.trial.walk import Look, look
 from stabcheck.userland import UserCodeError
 
 BEFORE, AFTER = 8, 4

@@ -1,0 +1,1 @@
+"""Saving, loading in a fresh process, and going on."""

@@ -1,0 +1,64 @@
+"""Windows of one series are found by what they share, and windows that only look alike are not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from stabcheck.trial.windows import overlap
+
+Array = np.ndarray
+
+
+def cut(series: Array, steps: int, starts: range | Array) -> Array:
+    return np.stack([series[s : s + steps].reshape(-1) for s in starts])
+
+
+def series(kind: str, seed: int) -> Array:
+    rng = np.random.default_rng(seed)
+    if kind == "walk":
+        return np.cumsum(rng.normal(size=4000)).astype(np.float32)
+    if kind == "letters":
+        return rng.choice(27, 4000, p=np.arange(27) / 351)
+    return rng.normal(size=(4000, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["walk", "letters", "channels"])
+@pytest.mark.parametrize("stride", [1, 7, 10])
+def test_shares_match_the_starts_of_the_windows(kind: str, stride: int) -> None:
+    steps, rng = 20, np.random.default_rng(stride)
+    starts = rng.permutation(np.arange(0, 3900, stride))[:400]
+    ours, theirs = np.sort(starts[:100]), np.sort(starts[100:])
+    found = overlap(cut(series(kind, 0), steps, theirs), cut(series(kind, 0), steps, ours), steps)
+    begin = [any(0 < s - t <= steps // 2 for t in theirs) for s in ours]
+    end = [any(0 < t - s <= steps // 2 for t in theirs) for s in ours]
+    assert found.begin == pytest.approx(np.mean(begin), abs=0.02)
+    assert found.end == pytest.approx(np.mean(end), abs=0.02)
+    assert all(theirs[t] - ours[v] == by for t, v, by in found.pairs)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_after_a_split_in_time_no_window_ends_in_training(seed: int) -> None:
+    windows = cut(series("walk", seed), 24, range(3900))
+    found = overlap(windows[:3000], windows[3000:], 24)
+    assert found.end == 0.0
+    assert 0 < found.begin < 0.05
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda rng: rng.integers(0, 2, (1500, 16)),
+        lambda rng: rng.integers(0, 4, (1500, 12)),
+        lambda rng: np.cumsum(rng.integers(-1, 2, (1500, 16)), axis=1),
+        lambda rng: np.cumsum(rng.random((1500, 24)) < 0.05, axis=1) % 2,
+        lambda rng: np.ones((1500, 16), np.int64),
+        lambda rng: np.tile(rng.integers(0, 50, (1500, 4)), 4),
+    ],
+    ids=["bits", "bases", "whole-number walks", "switches", "constant", "periodic"],
+)
+def test_windows_that_look_alike_by_chance_do_not_overlap(make: object, seed: int) -> None:
+    windows = np.ascontiguousarray(make(np.random.default_rng(seed)), dtype=np.int64)  # type: ignore[operator]
+    found = overlap(windows[:1200], windows[1200:], windows.shape[1])
+    assert found.begin == found.end == 0.0
