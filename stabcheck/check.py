@@ -40,7 +40,6 @@ class Finding:
     location: str | None = None
     source: Source | None = None
     evidence: dict[str, Any] = field(default_factory=dict)
-    follows_from: str | None = None
 
 
 @dataclass(frozen=True)

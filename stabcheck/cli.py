@@ -1,4 +1,5 @@
-"""The command line. It parses, prints and picks the exit code, and is the only part that writes or exits.
+"""The command line. It parses, prints and picks the exit code; with `publishing` and `console` it is the only part that
+writes, and alone the one that exits.
 
 Exit codes: 0 no check failed, 1 a check failed (`--strict`: or warned), 2 it cannot be said, 130 interrupted.
 """

@@ -1,6 +1,6 @@
 """Where output goes and how it may look: the streams of the command line and the files it was asked to write.
 
-Only `cli` uses this. A file is opened before the run, because a report that cannot be written is best known before
+Only `cli` and `publishing` use this. A file is opened before the run, because a report that cannot be written is best known before
 the minutes are spent.
 """
 

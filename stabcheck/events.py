@@ -1,4 +1,5 @@
-"""What happens during a run, in order: Loaded, then Progress, Recorded and CheckFinished, then Finished.
+"""What happens during a run: Progress while the target is loaded, Loaded if that went well, then Progress, Recorded and
+CheckFinished as they come, and Finished at the end.
 
 The engine yields these and prints nothing; whoever listens decides what to show.
 """

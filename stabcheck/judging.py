@@ -119,5 +119,4 @@ def _published(finding: Finding) -> FindingResult:
         source=source,
         fix=clean(finding.fix),
         evidence=plain(finding.evidence),
-        follows_from=finding.follows_from,
     )

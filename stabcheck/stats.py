@@ -36,10 +36,3 @@ def log(value: float | None) -> float:
     if value is None or math.isnan(value) or value < 0:
         return math.nan
     return math.log(value) if value > 0 else -math.inf
-
-
-def thin(values: Sequence[float], count: int) -> list[int]:
-    """At most `count` indices into `values`, evenly spread, the first and last included."""
-    if len(values) <= count:
-        return list(range(len(values)))
-    return sorted({round(i * (len(values) - 1) / (count - 1)) for i in range(count)})

@@ -55,7 +55,7 @@ def RESUMES(bench: Any) -> Outcome:  # noqa: N802
     path = bench.scratch / "checkpoint"
     bench.session().save(path)
     request = {"target": bench.entry.target, "path": str(path)}
-    return Outcome(bench.nursery.run("simple_checks:read_back", request))
+    return Outcome(bench.nursery.run("tests.simple_checks:read_back", request))
 
 
 def read_back(request: dict[str, Any]) -> str:

@@ -96,7 +96,7 @@ def results(messages: list[Message]) -> dict[str, Any]:
 
 
 def test_loads_records_and_checks(target: str, messages: Any) -> None:
-    heard = messages(request(f"{target}:setup", checks=("simple_checks:READS", "simple_checks:TRAINS")))
+    heard = messages(request(f"{target}:setup", checks=("tests.simple_checks:READS", "tests.simple_checks:TRAINS")))
 
     assert types(heard) == ["started", "loaded", "started", "recorded", "started", "result", "started", "result"]
     assert [m["stage"] for m in heard if m["type"] == "started"] == ["load", "trial", "reads", "trains"]
@@ -120,13 +120,13 @@ def test_length_that_raises_is_not_known(target: str, messages: Any) -> None:
 
 def test_first_set_up_is_the_one_that_is_trained(target: str, messages: Any) -> None:
     """Building it may take minutes."""
-    messages(request(f"{target}:setup", trial=None, checks=("simple_checks:TRAINS",)))
+    messages(request(f"{target}:setup", trial=None, checks=("tests.simple_checks:TRAINS",)))
 
     assert len(sys.modules["worker_target"].calls) == 1
 
 
 def test_every_set_up_starts_from_the_same_seed(target: str, messages: Any) -> None:
-    heard = messages(request(f"{target}:setup", checks=("simple_checks:TRAINS", "simple_checks:VALIDATES")))
+    heard = messages(request(f"{target}:setup", checks=("tests.simple_checks:TRAINS", "tests.simple_checks:VALIDATES")))
 
     draws = sys.modules["worker_target"].calls
     assert len(draws) >= 3
@@ -144,21 +144,23 @@ def test_argument_reaches_the_function(target: str, messages: Any) -> None:
 def test_recording_of_an_earlier_worker_is_taken_over(target: str, messages: Any) -> None:
     first = of(messages(request(f"{target}:setup", steps=3)), "recorded")["recording"]
 
-    heard = messages(request(f"{target}:setup", trial=None, recording=first, checks=("simple_checks:READS",)))
+    heard = messages(request(f"{target}:setup", trial=None, recording=first, checks=("tests.simple_checks:READS",)))
 
     assert types(heard) == ["started", "loaded", "started", "result"]
     assert results(heard)["reads"]["summary"] == "3 losses"
 
 
 def test_without_a_way_to_train_what_needs_the_trial_is_left_out(target: str, messages: Any) -> None:
-    heard = messages(request(f"{target}:without_optimizer", checks=("simple_checks:READS", "simple_checks:LOOKS")))
+    heard = messages(
+        request(f"{target}:without_optimizer", checks=("tests.simple_checks:READS", "tests.simple_checks:LOOKS"))
+    )
 
     assert of(heard, "failed")["skip_reason"].startswith("no optimizer given")
     assert list(results(heard)) == ["looks"]
 
 
 def test_failed_load_is_the_end(target: str, messages: Any) -> None:
-    heard = messages(request(f"{target}:stup", checks=("simple_checks:LOOKS",)))
+    heard = messages(request(f"{target}:stup", checks=("tests.simple_checks:LOOKS",)))
 
     assert types(heard) == ["started", "failed"]
     assert heard[1]["stage"] == "load"
@@ -178,7 +180,7 @@ def test_device_that_is_there(target: str, messages: Any) -> None:
 
 
 def test_interrupt_of_the_target_is_an_error_only_where_nobody_can_press_ctrl_c(target: str, messages: Any) -> None:
-    wanted = request(f"{target}:ends_training", checks=("simple_checks:LOOKS",))
+    wanted = request(f"{target}:ends_training", checks=("tests.simple_checks:LOOKS",))
 
     assert of(messages(wanted), "failed")["error"]["message"].startswith("raised KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
@@ -193,7 +195,7 @@ def test_bug_of_ours_is_said_to_be_ours(target: str, messages: Any, monkeypatch:
 
 
 def test_every_check_starts_from_the_state_after_loading(target: str, messages: Any) -> None:
-    checks = ("simple_checks:VALIDATES", "simple_checks:TRAINS")
+    checks = ("tests.simple_checks:VALIDATES", "tests.simple_checks:TRAINS")
 
     heard = messages(request(f"{target}:leaves_gradients_off", checks=checks))
 
@@ -205,7 +207,7 @@ def test_every_check_starts_from_the_state_after_loading(target: str, messages: 
 
 
 def test_what_does_not_fit_the_budget_is_skipped(target: str, messages: Any) -> None:
-    checks = ("simple_checks:SLEEPS", "simple_checks:LOOKS")
+    checks = ("tests.simple_checks:SLEEPS", "tests.simple_checks:LOOKS")
 
     heard = messages(request(f"{target}:setup", trial=None, checks=checks, budget=0.2, left=0.2))
 
@@ -214,7 +216,7 @@ def test_what_does_not_fit_the_budget_is_skipped(target: str, messages: Any) -> 
 
 
 def test_progress_names_the_check(target: str, messages: Any) -> None:
-    heard = messages(request(f"{target}:setup", trial=None, checks=("simple_checks:TELLS",)))
+    heard = messages(request(f"{target}:setup", trial=None, checks=("tests.simple_checks:TELLS",)))
 
     assert of(heard, "progress")["stage"] == "tells"
 

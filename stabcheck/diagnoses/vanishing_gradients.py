@@ -42,7 +42,6 @@ AT_ONCE = 0.7
 FORGOTTEN = -14.0
 """ln of the gradient at the first time step against the strongest: -9.9 still learns to recall over 20 steps, -18 does
 not. It stays a warning: whether a task needs the far past is a property of the data."""
-SATURATING = {"Sigmoid", "Tanh", "Softsign", "Hardsigmoid", "Hardtanh"}
 
 STARVED = Rule(
     "SC0701",

@@ -26,7 +26,7 @@ from stabcheck.check import Finding, NotChecked, Outcome, Rule, Severity, Skip, 
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
-    from stabcheck.trial.split import Split
+    from stabcheck.trial.split.sides import Split
 
 READING_SECONDS = 20.0
 READING_SHARE = 0.3
@@ -82,7 +82,8 @@ NEAR_DUPLICATES = Rule(
     "SC0304",
     "near-duplicate-samples",
     "warn",
-    message="{count:,} of {of:,} validation samples ({share:.1%}) have a near-copy in training ({how}); {comparison}. "
+    message="{count:,} of {of:,} validation samples ({share:.1%}) have a near-copy in training ({how}); of the training "
+    "samples {within:.1%} have one. "
     "For example validation [{example[1]}] and training [{example[0]}].",
     fix="Look at these pairs. If they are versions of one original, split by the original, and give its name as 'group_key'.",
 )
@@ -171,7 +172,7 @@ class _Judge:
 
     def copies(self) -> Callable[[], None]:
         """SC0302. Returned for later unless it is certain: another rule may know the cause."""
-        from stabcheck.trial.resume.copies import copies
+        from stabcheck.trial.split.copies import copies
 
         found = copies(self.split, self.fresh())
         self.measurements |= {
@@ -210,7 +211,7 @@ class _Judge:
 
     def windows(self) -> None:
         """SC0303."""
-        from stabcheck.trial.windows import overlaps
+        from stabcheck.trial.split.windows import overlaps
 
         fresh = self.fresh()
         found = overlaps(self.split, fresh)
@@ -241,7 +242,7 @@ class _Judge:
 
     def near_copies(self) -> None:
         """SC0304: the strongest of the views is reported."""
-        from stabcheck.trial.near import near_copies
+        from stabcheck.trial.split.near import near_copies
 
         found = near_copies(self.split, self.fresh())
         for near in found:
@@ -261,14 +262,14 @@ class _Judge:
             of=best.compared,
             share=best.share,
             how=best.how,
-            comparison=f"of the training samples {best.within:.1%} have one",
+            within=best.within,
             example=pairs[0],
             pairs=[[*pair, distance] for pair, distance in zip(pairs, best.distances, strict=False)],
         )
 
     def conflicts(self) -> None:
         """SC0307."""
-        from stabcheck.trial.resume.copies import FEW, conflicts
+        from stabcheck.trial.split.copies import FEW, conflicts
 
         found, of = conflicts(self.split), len(self.train.table)
         contents = {int(self.train.table.inputs[row]) for row, _ in found}
@@ -288,7 +289,7 @@ def _nothing() -> None:
 )
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802 - it becomes the Check
     """Read both sides and compare them."""
-    from stabcheck.trial.split import open_split
+    from stabcheck.trial.split.sides import open_split
 
     setup = bench.shared().setup
     if setup.val_loader is None:

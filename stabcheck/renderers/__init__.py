@@ -1,1 +1,5 @@
-"""One file per output format: `render(report, ...) -> str`. A renderer knows the Report and nothing else."""
+"""One file per output: the report (`terminal` and its parts), the log of gradients, the documentation, the live display.
+
+A renderer returns text made from the plain data it is given (Report, Recording, catalogue, events); only `progress`
+writes, to the stream that it is handed.
+"""

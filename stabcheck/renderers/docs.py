@@ -37,7 +37,7 @@ def sentence(template: str) -> str:
 
 
 def render_list(catalog: Sequence[Check], *, width: int = 80, color: bool = False, ascii: bool = False) -> str:
-    """One line for each check: id, codes, what can be wrong."""
+    """One entry for each check: its id and what can be wrong."""
     from rich.table import Table
 
     paper = Paper(width, color, ascii)

@@ -188,14 +188,14 @@ class Paper:
         """`value` as text that may be printed here."""
         return clean(value, ascii=self.ascii, lines=lines)
 
-    def words(self, *parts: tuple[object, str] | object, lines: bool = False) -> Text:
+    def words(self, *parts: tuple[object, str] | object) -> Text:
         """One Text of pieces, each plain or `(piece, style)`."""
         from rich.text import Text
 
         text = Text(overflow="fold")
         for part in parts:
             piece, style = part if isinstance(part, tuple) else (part, "")
-            text.append(self.clean(piece, lines=lines), style or None)
+            text.append(self.clean(piece), style or None)
         return text
 
     def tail(self, value: object, cells: int) -> str:

@@ -26,12 +26,12 @@ from typing import Any
 
 from stabcheck import stacks
 from stabcheck.interpreters import command
+from stabcheck.protocol import FAILED
 from stabcheck.userland import UserCodeError, blamed
 
 CAN_FORK = hasattr(os, "fork") and sys.platform != "darwin"
 """On macOS system libraries that torch has loaded do not survive a fork."""
 STAGE = "fresh process"
-_FAILED = 70
 
 
 class FreshProcessDied(UserCodeError):  # noqa: N818 - it says what happened
@@ -177,7 +177,7 @@ def work(name: str) -> None:
         draft.rename(job.with_suffix(".result"))
     except BaseException:
         traceback.print_exc()
-        code = _FAILED
+        code = FAILED
     finally:
         with contextlib.suppress(Exception):  # the user may have closed them
             sys.stdout.flush()

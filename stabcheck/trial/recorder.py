@@ -125,7 +125,7 @@ class _Trial:
             if self.rectifiers.wants(index):
                 probe = RectifierProbe(self.model)
                 calls = stack.enter_context(probe.inserted())
-                spy.on_backward = lambda root: self.rectifiers.trace(index, root, calls, self.model)
+                spy.on_backward = lambda root: self.rectifiers.trace(index, root, calls)
                 stack.callback(setattr, spy, "on_backward", None)
             before = self._copies() if sampled else {}
             loss = self.session.step(batch)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 
 from stabcheck.reading import FIRST_STEPS, silent_window
 from stabcheck.recording import Rectifier
@@ -48,7 +47,7 @@ class RectifierLog:
             first[call.fired & (first < 0)] = index
             last[call.fired] = index
 
-    def trace(self, index: int, root: torch.Tensor, calls: list[RectifierCall], model: nn.Module) -> None:
+    def trace(self, index: int, root: torch.Tensor, calls: list[RectifierCall]) -> None:
         """At the last step, while the graph is alive: can the gradient of `root` reach layers before a mostly silent
         rectifier without passing through it?"""
         if index != self.steps - 1 or root.grad_fn is None:
@@ -62,7 +61,7 @@ class RectifierLog:
                 self._bypassed[(call.module, call.call)] = _bypassed(root.grad_fn, call.node)
 
     def finished(self, count: int) -> tuple[Rectifier, ...]:
-        """One record for each call, in order of first appearance; calls that were not seen in the last steps are left out."""
+        """One record for each call, in order of first appearance; `count` steps were completed."""
         found = []
         for key, (call, first, last, observed) in self._units.items():
             found.append(

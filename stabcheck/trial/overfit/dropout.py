@@ -27,8 +27,8 @@ class _NoDropout(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def dropout_off(model: nn.Module) -> Iterator[bool]:
-    """Let nothing be dropped inside, by modules or functions; yields whether a module has a dropout above zero."""
+def dropout_off(model: nn.Module) -> Iterator[None]:
+    """Let nothing be dropped inside, by modules or functions."""
     kept: list[tuple[nn.Module, str, float]] = []
     for module in model.modules():
         if (value := _probability(module)) > 0:
@@ -37,7 +37,7 @@ def dropout_off(model: nn.Module) -> Iterator[bool]:
         setattr(module, name, 0.0)
     try:
         with _NoDropout():
-            yield bool(kept)
+            yield
     finally:
         for module, name, value in kept:
             setattr(module, name, value)

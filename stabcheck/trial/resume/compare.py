@@ -1,6 +1,6 @@
 """Comparing two states of one set-up, leaf by leaf.
 
-A state is the `leaves` of `stabcheck.trial.state.look`: values under paths that two processes share.
+A state is the `leaves` of `walk.look`: values under paths that two processes share.
 Equality is of bits (NaN equals NaN): a checkpoint that restores everything restores it exactly.
 """
 

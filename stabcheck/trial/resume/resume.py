@@ -1,4 +1,4 @@
-"""A run that is not interrupted, and the same run saved, loaded in a fresh process and continued.
+"""A saved run, loaded in a fresh process and continued.
 
 Resumed runs are fed the batches of the uninterrupted one, each under the random state that its step had, and start with
 the gradients that were left then: what still differs is state that the checkpoint did not bring back. (On the CPU such

@@ -47,11 +47,6 @@ class Shape:
     restarts: int
     """Valleys that were followed by a rise in one call."""
 
-    @property
-    def constant(self) -> bool:
-        """Whether every rate is the same."""
-        return self.first == self.peak == self.last and not (self.swings or self.restarts or self.climb)
-
 
 def shape_of(rates: Rates) -> Shape:
     """The shape of a curve of finite rates that are not negative, at least one of them above zero."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import groupby, islice
@@ -61,7 +60,6 @@ class Run:
     """Samples that "train_loader", "val_loader" and "other" loaders gave."""
     loaders_known: bool = False
     """Whether `yielded` tells training from validation data."""
-    roots: tuple[weakref.ref[nn.Module], ...] = ()
 
     def same_outputs(self, other: Run, tolerance: float = SAME_OUTPUT) -> bool:
         """Whether every forward gave the same output in both, within a relative `tolerance`."""
@@ -120,7 +118,6 @@ def run(session: Session, *, seconds: float = math.inf, force_eval: bool = False
         stepped=not trained.isdisjoint(id(p) for p in session.model.parameters()),
         yielded=loaders.samples,
         loaders_known=loaders.tells_apart,
-        roots=tuple(weakref.ref(m) for m in {id(c.root): c.root for c in watch.calls}.values()),
     )
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
-from stabcheck.trial.draws import is_one_sample, probe, underlying
-from stabcheck.trial.samples import behind
+from stabcheck.trial.split.draws import is_one_sample, probe, underlying
+from stabcheck.trial.split.samples import behind
 
 IMAGES = torch.rand(200, 1, 8, 8, generator=torch.Generator().manual_seed(1)).cumsum(2).cumsum(3)
 

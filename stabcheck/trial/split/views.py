@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from stabcheck.trial.table import Column
+from stabcheck.trial.split.table import Column
 
 Array = np.ndarray[Any, Any]
 

@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from stabcheck.trial.duplicates import rate_p, repeats
-from stabcheck.trial.neighbours import Neighbours, neighbours
-from stabcheck.trial.split import Split
+from stabcheck.trial.split.duplicates import rate_p, repeats
+from stabcheck.trial.split.neighbours import Neighbours, neighbours
+from stabcheck.trial.split.sides import Split
+from stabcheck.trial.split.table import Table
 
 Array = np.ndarray[Any, Any]
 
@@ -33,6 +34,9 @@ FAILS = 0.02
 EVERYWHERE, SCATTER = 0.5, 0.05
 """Share from which near-copies fail even where training is as full of them, and the most that even scatter may give
 there: half of the score is then for samples with a sibling in training."""
+
+LARGE_CLASS = 50
+"""Training samples of a class: several times the neighbours looked at."""
 
 HOW = {
     "values": "in value",
@@ -65,7 +69,7 @@ class Near:
     """Training samples among which was searched."""
 
 
-def _judged(view: Neighbours) -> Near:
+def _judged(view: Neighbours, *, apart: bool) -> Near:
     """Count near-copies at the ratio where they stand out most from those within training."""
     best: tuple[float, float, Literal["warn", "fail"] | None] = (0.0, RATIOS[-1], None)
     for limit in RATIOS:
@@ -73,7 +77,7 @@ def _judged(view: Neighbours) -> Near:
         share, within = found / len(view.ratio), own / len(view.within)
         p = rate_p(found, len(view.ratio), own, len(view.within))
         # Language repeats its phrases: it is nothing like evenly scattered, and no single pair is a proof.
-        chance = max(view.chance(limit), SCATTER if view.view in {"tokens", "text"} else 0.0)
+        chance = max(view.chance(limit, apart=apart), SCATTER if view.view in {"tokens", "text"} else 0.0)
         verdict: Literal["warn", "fail"] | None = None
         if share >= EVERYWHERE and chance <= SCATTER:
             verdict = "fail"
@@ -110,8 +114,17 @@ def near_copies(split: Split, fresh: Array) -> list[Near]:
     if pair is not None:
         _, once = np.unique(train.inputs[train.kept], return_index=True)
         for view in neighbours(*pair, once, split.unlike(fresh)):
-            found.append(_judged(replace(view, rows=val.kept[view.rows], nearest=train.kept[view.nearest])))
+            named = replace(view, rows=val.kept[view.rows], nearest=train.kept[view.nearest])
+            found.append(_judged(named, apart=_large_classes(train)))
     return found
+
+
+def _large_classes(train: Table) -> bool:
+    """Whether the labels are classes of many samples each, so that small clusters are none of them."""
+    if not len(train.labels):
+        return False
+    _, sizes = np.unique(train.labels, return_counts=True)
+    return float(np.median(sizes)) >= LARGE_CLASS
 
 
 def _recased(split: Split, fresh: Array) -> Near:

@@ -20,7 +20,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from stabcheck.trial.samples import Source, behind, columns, parts, shared_rows, stored, unbatched
+from stabcheck.trial.split.samples import Source, behind, columns, parts, shared_rows, stored, unbatched
 from stabcheck.userland import UserCodeError
 
 ROWS = torch.arange(20.0)

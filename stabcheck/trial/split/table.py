@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from stabcheck.trial.duplicates import MIXER, digest_rows, digest_texts, halves_of
-from stabcheck.trial.fields import Roles, array_of, leaves
-from stabcheck.trial.samples import Source, columns
+from stabcheck.trial.split.duplicates import MIXER, digest_rows, digest_texts, halves_of
+from stabcheck.trial.split.fields import Roles, array_of, leaves
+from stabcheck.trial.split.samples import Source, columns
 from stabcheck.userland import userland
 
 CHUNK, CHUNK_BYTES, CHUNK_SECONDS = 1024, 2**25, 1.0

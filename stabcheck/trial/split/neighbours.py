@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from stabcheck.trial.table import Column
-from stabcheck.trial.views import WIDTH, views
+from stabcheck.trial.split.table import Column
+from stabcheck.trial.split.views import WIDTH, views
 
 Array = np.ndarray[Any, Any]
 
@@ -45,14 +45,17 @@ class Neighbours:
     ratio: Array
     within: Array
     """The ratio for training samples among the other training samples."""
-    dimension: float
-    """Intrinsic dimension, the smaller of two estimates; NaN if there is none."""
+    dimensions: tuple[float, float]
+    """Intrinsic dimension between the fifth and the tenth neighbour, and between the tenth and the hundredth."""
 
-    def chance(self, ratio: float) -> float:
-        """Share of evenly scattered samples that have this ratio or less."""
-        if not self.dimension > 0:
-            return 1.0
-        return min(1.0, NEAR * float(ratio**self.dimension))
+    def chance(self, ratio: float, *, apart: bool = False) -> float:
+        """Share of evenly scattered samples that have this ratio or less, by the smaller dimension.
+
+        A lattice looks high-dimensional near by and clusters look so farther out, hence the smaller. `apart`: the data
+        are known not to consist of clusters of a few samples, and the near one, which copies disturb, is left out.
+        """
+        dimension = self.dimensions[1] if apart else min(self.dimensions)
+        return min(1.0, NEAR * float(ratio**dimension))
 
 
 def neighbours(
@@ -80,7 +83,7 @@ def neighbours(
             distance=found[:, 0],
             ratio=_ratio(found),
             within=_ratio(own),
-            dimension=_dimension(own),
+            dimensions=(_dimension(own, NEAR // 2, NEAR), _dimension(own, NEAR, own.shape[1])),
         )
 
 
@@ -112,16 +115,11 @@ def _ratio(distances: Array) -> Array:
     return np.where(scale > 0, distances[:, 0] / np.where(scale > 0, scale, 1), 1.0)
 
 
-def _dimension(distances: Array) -> float:
-    """Intrinsic dimension from the mean growth of distance between two ranks, E[ln(r_b / r_a)] = (H_{b-1} - H_{a-1}) / m.
-
-    The smaller of the estimates near by and farther out: a lattice looks high-dimensional near by, clusters farther out.
-    """
-    last = distances.shape[1]
-    found = []
-    for a, b in ((NEAR // 2, NEAR), (NEAR, last)):
-        low, high = distances[:, a - 1], distances[:, b - 1]
-        growth = np.log(high[low > 0] / low[low > 0])
-        if len(growth) and growth.mean() > 0:
-            found.append(sum(1 / i for i in range(a, b)) / float(growth.mean()))
-    return min(found) if found else math.nan
+def _dimension(distances: Array, a: int, b: int) -> float:
+    """Intrinsic dimension m from the mean growth of the distance between two ranks, for which
+    E[ln(r_b / r_a)] = (1/a + ... + 1/(b - 1)) / m; 0 where nothing can be estimated."""
+    low, high = distances[:, a - 1], distances[:, b - 1]
+    growth = np.log(high[low > 0] / low[low > 0])
+    if not len(growth) or not growth.mean() > 0:
+        return 0.0
+    return sum(1 / i for i in range(a, b)) / float(growth.mean())

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from stabcheck.trial.fields import Roles
-from stabcheck.trial.samples import behind
-from stabcheck.trial.table import Reading, Table, hashable, read
+from stabcheck.trial.split.fields import Roles
+from stabcheck.trial.split.samples import behind
+from stabcheck.trial.split.table import Reading, Table, hashable, read
 from stabcheck.userland import UserCodeError
 
 ROWS, LABELS = torch.randn(3000, 6, generator=torch.Generator().manual_seed(0)), torch.arange(3000) % 3

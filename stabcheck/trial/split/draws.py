@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from stabcheck.trial.fields import Leaf, leaves
 from stabcheck.trial.rng import kept_rng
-from stabcheck.trial.samples import Part, Source, parts, stored
+from stabcheck.trial.split.fields import Leaf, leaves
+from stabcheck.trial.split.samples import Part, Source, parts, stored
 from stabcheck.userland import UserCodeError, userland
 
 Array = np.ndarray[Any, Any]

@@ -8,7 +8,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from stabcheck.trial.duplicates import digest_rows, digest_texts, halves_of, isolated, rate_p, repeats
+from stabcheck.trial.split.duplicates import digest_rows, digest_texts, halves_of, isolated, rate_p, repeats
 
 
 def test_digests_are_equal_exactly_where_rows_are() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stabcheck.trial.windows import overlap
+from stabcheck.trial.split.windows import overlap
 
 Array = np.ndarray
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from stabcheck.trial.fields import Roles, leaves, roles
+from stabcheck.trial.split.fields import Roles, leaves, roles
 
 
 class Pair(NamedTuple):

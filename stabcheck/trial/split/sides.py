@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from stabcheck.setup import TrainingSetup
-from stabcheck.trial.draws import Probe, is_one_sample, probe, underlying
-from stabcheck.trial.fields import Roles, leaves, roles
 from stabcheck.trial.rng import kept_rng
-from stabcheck.trial.samples import Source, behind, shared_rows
-from stabcheck.trial.table import Column, Reading, Table, read
+from stabcheck.trial.split.draws import Probe, is_one_sample, probe, underlying
+from stabcheck.trial.split.fields import Roles, leaves, roles
+from stabcheck.trial.split.samples import Source, behind, shared_rows
+from stabcheck.trial.split.table import Column, Reading, Table, read
 
 Array = np.ndarray[Any, Any]
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from stabcheck.trial.duplicates import MIXER
-from stabcheck.trial.split import Split
-from stabcheck.trial.table import Column
+from stabcheck.trial.split.duplicates import MIXER
+from stabcheck.trial.split.sides import Split
+from stabcheck.trial.split.table import Column
 
 Array = np.ndarray[Any, Any]
 

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from stabcheck.trial.duplicates import isolated, rate_p, repeats
-from stabcheck.trial.split import Split
-from stabcheck.trial.table import Table
+from stabcheck.trial.split.duplicates import isolated, rate_p, repeats
+from stabcheck.trial.split.sides import Split
+from stabcheck.trial.split.table import Table
 
 Array = np.ndarray[Any, Any]
 
@@ -24,7 +24,7 @@ DRIFT = 1 / 3
 """Repetition beyond what each side has within itself counts from this part of it on: where data repeat by nature, the
 rate differs that much between, say, two months."""
 
-SURE, CLEAR, LIKELY, UNUSUAL = 1e-4, 1e-3, 0.05, 0.2
+SURE, CLEAR, LIKELY, UNUSUAL = 1e-4, 1e-3, 0.1, 0.2
 """Error rates: of a comparison of all equal samples, which depend on each other; of one that counts only samples that
 chance cannot have made equal; and, where training holds no two such samples, of a failure and of a warning: they are
 copies then, and the only doubt is whether the split or the data are to blame."""
@@ -32,6 +32,10 @@ copies then, and the only doubt is whether the split or the data are to blame.""
 REPETITIVE = 0.05
 """Share of the validation samples that are copies from which it fails though training holds as many of its own: the data
 repeat themselves, and a twentieth of the score is memory."""
+
+COMMON, HANDFUL = 0.01, 5
+"""A content that one training sample in a hundred has is commonplace (a blank picture, a sensor at rest) and is no copy.
+There are few of such: five or more are rows that someone multiplied."""
 
 CLASSES = 0.1
 """Distinct labels over samples beyond which labels are no classes but texts or measurements, which differ freely."""
@@ -68,10 +72,14 @@ def copies(split: Split, fresh: Array) -> Copies:
     train, val = split.train.table, split.val.table
     of, compared = len(val), len(train)
     inputs, whole = repeats(train.inputs, val.inputs[fresh]), repeats(train.whole, val.whole[fresh])
-    everything, halves = _together(train, val)
-    alone = isolated(val.inputs[fresh[inputs.rows]], everything, halves)
-    contents = len(np.unique(val.inputs[fresh[inputs.rows[alone]]]))
-    pairs, within = _repeated(train, everything, halves)
+    found = val.inputs[fresh[inputs.rows]]
+    known, times = np.unique(train.inputs, return_counts=True)
+    uncommon = ~np.isin(found, _commonplace(known, times))
+    alone = uncommon & _isolated(found, train, val)
+    contents = len(np.unique(found[alone]))
+    again = (times > 1) & ~np.isin(known, _commonplace(known, times))
+    again[again] = _isolated(known[again], train, val)
+    pairs, within = int(again.sum()), int(times[again].sum())
 
     natural = max(whole.within, whole.within_val)
     by_rate = rate_p(len(whole.rows), of, round(natural * compared), compared)
@@ -102,16 +110,13 @@ def copies(split: Split, fresh: Array) -> Copies:
     )
 
 
-def _together(train: Table, val: Table) -> tuple[Array, Array]:
-    return np.concatenate([train.inputs, val.inputs]), np.concatenate([train.halves, val.halves])
+def _isolated(contents: Array, train: Table, val: Table) -> Array:
+    return isolated(contents, np.concatenate([train.inputs, val.inputs]), np.concatenate([train.halves, val.halves]))
 
 
-def _repeated(train: Table, everything: Array, halves: Array) -> tuple[int, int]:
-    """Isolated contents that training holds more than once, and the samples that have them."""
-    contents, times = np.unique(train.inputs, return_counts=True)
-    contents, times = contents[times > 1], times[times > 1]
-    alone = isolated(contents, everything, halves)
-    return int(alone.sum()), int(times[alone].sum())
+def _commonplace(contents: Array, times: Array) -> Array:
+    found = contents[times >= max(FEW, COMMON * times.sum())]
+    return np.asarray(found if len(found) < HANDFUL else found[:0])
 
 
 def _beyond(share: float, natural: float) -> float:
@@ -126,7 +131,8 @@ def conflicts(split: Split) -> list[tuple[int, int]]:
         return []
     _, first = np.unique(train.whole, return_index=True)
     contents, times = np.unique(train.inputs[first], return_counts=True)
-    torn = contents[times > 1]
+    known, often = np.unique(train.inputs, return_counts=True)
+    torn = np.setdiff1d(contents[times > 1], _commonplace(known, often))
     torn = torn[isolated(torn, train.inputs, train.halves)]
     by_content: dict[int, list[int]] = {}
     for row in np.flatnonzero(np.isin(train.inputs, torn)).tolist():
