@@ -17,7 +17,7 @@ import typer
 from stabcheck import arguments as given
 from stabcheck.console import Look, OutputError, write
 from stabcheck.interrupts import Terminated, stoppable
-from stabcheck.publishing import Shown, listen, outputs, publish, say, say_not_loaded, write_recorded
+from stabcheck.publishing import NO_VERDICT, Shown, listen, outputs, publish, say, say_not_loaded, write_recorded
 from stabcheck.selection import UsageError
 from stabcheck.version import __version__
 
@@ -27,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-NO_VERDICT, INTERRUPTED = 2, 130
+INTERRUPTED = 130
 
 
 def _show_version(wanted: bool) -> None:

@@ -296,7 +296,7 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802 - it becomes the Check
         raise Skip("no val_loader given: add 'val_loader' to the set-up")
     bench.tell(0.0, "reading samples")
     split = open_split(setup, max(1.0, min(READING_SECONDS, READING_SHARE * bench.remaining())), bench.seed)
-    judge = _Judge(split, bench.source(split.val.source.dataset))
+    judge = _Judge(split, bench.source((split.val.source.given or split.val.source).dataset))
     judge.shared_rows()
     unread = [side.source.key for side in (split.train, split.val) if side.table.cut_short and len(side.table) < FEWEST]
     empty = [side.source.key for side in (split.train, split.val) if not len(side.table)]

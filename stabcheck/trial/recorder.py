@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from stabcheck.check import Skip
 from stabcheck.recording import Clipping, Recording
@@ -150,7 +151,7 @@ class _Trial:
         self.steps.append({"index": index, "loss": loss, "samples": samples, "lr": spy.rates, "stepped": spy.stepped})
 
     def _copies(self) -> dict[str, torch.Tensor]:
-        return {n: p.detach().clone() for n, p in self.model.named_parameters() if not _is_lazy(p)}
+        return {n: p.detach().clone() for n, p in self.model.named_parameters() if not is_lazy(p)}
 
     # --- after the last step
 
@@ -214,13 +215,9 @@ class _Trial:
         return max(rates) / peak if rates and peak else None
 
 
-def _is_lazy(parameter: torch.Tensor) -> bool:
-    return isinstance(parameter, nn.parameter.UninitializedParameter)
-
-
 def _is_constant(parameter: torch.Tensor) -> tuple[bool, bool]:
     """(all zero, all equal) for a parameter of more than one element."""
-    if _is_lazy(parameter) or parameter.numel() < 2:
+    if is_lazy(parameter) or parameter.numel() < 2:
         return False, False
     flat = parameter.detach().reshape(-1)
     equal = bool((flat == flat[0]).all())

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.parameter import is_lazy
 
 from stabcheck.recording import Yardsticks
 from stabcheck.trial.batches import map_tensors, tensors
@@ -65,7 +66,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """Put weights, buffers, modes and gradients back on leaving."""
     modes = {module: module.training for module in model.modules()}
     gradients = [(p, p.grad) for p in model.parameters()]
-    kept = [(t, t.detach().clone()) for t in [*model.parameters(), *model.buffers()] if not _lazy(t)]
+    kept = [(t, t.detach().clone()) for t in [*model.parameters(), *model.buffers()] if not is_lazy(t)]
     for parameter, _ in gradients:
         parameter.grad = None
     try:
@@ -79,10 +80,6 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             module.training = mode
         for parameter, gradient in gradients:
             parameter.grad = gradient
-
-
-def _lazy(tensor: torch.Tensor) -> bool:
-    return isinstance(tensor, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer))
 
 
 def constants(outputs: torch.Tensor) -> list[torch.Tensor]:

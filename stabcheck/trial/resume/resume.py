@@ -22,6 +22,7 @@ from torch import nn
 
 from stabcheck.loading import EntryPoint, TargetError, load_entry
 from stabcheck.trial.bench import Bench
+from stabcheck.trial.nursery import STAGE
 from stabcheck.trial.resume.cuts import BOUNDARY, Cut, Moment, Run
 from stabcheck.trial.resume.state import State, fingerprint, generator_states, set_generators
 from stabcheck.trial.resume.uninterrupted import AFTER, Feed, eval_loss, files, take
@@ -101,7 +102,7 @@ def resumed(job: dict[str, Any]) -> None:
     try:
         entry = load_entry(job["target"], job["texts"])
     except TargetError as error:
-        raise UserCodeError("fresh process", str(error)) from None
+        raise UserCodeError(STAGE, str(error)) from None
     device = torch.device(job["device"]) if job["device"] else None
     jobs = torch.load(job["payload"], weights_only=False)
     torch.save([_resume_one(entry, job["seed"], device, *one) for one in jobs], job["answer"])

@@ -30,7 +30,8 @@ BEFORE, AFTER = 8, 4
 _FEWEST = 4
 """A run that is planned to be shorter is tried with so many all the same."""
 _PATIENCE = 32
-"""Further steps to wait for an update of the weights, so that no checkpoint falls between accumulated gradients."""
+"""Further steps to wait for an update of the weights, so that no checkpoint falls between accumulated gradients, and
+for a first change of the rate."""
 
 _MOST_HELD = 2**28
 """Bytes of recorded batches from which the run is kept short, and of gradients that are kept: they are held in memory
@@ -57,6 +58,8 @@ def uninterrupted(bench: Bench) -> Run:
     )
     most = _most_steps(session)
     started, updates, weights = time.monotonic(), [0], _weights(session)
+    # A rate that load() puts back to its start is seen only once the schedule has changed it.
+    waits, rates = session.setup.scheduler is not None and session.interval == "step", session.learning_rates()
     patience = min(most // 2, BEFORE + max(_PATIENCE, session.setup.accumulate_steps))
     while len(run.moments) < patience:
         _advance(session, found, feed, run)
@@ -65,7 +68,8 @@ def uninterrupted(bench: Bench) -> Run:
             weights = now
             updates.append(len(run.moments))
         is_long = time.monotonic() - started > bench.remaining() / 4 or _held(run) > _MOST_HELD
-        if updates[-1] == len(run.moments) and (len(run.moments) >= BEFORE or is_long):
+        enough = len(run.moments) >= BEFORE and not (waits and session.learning_rates() == rates)
+        if updates[-1] == len(run.moments) and (enough or is_long):
             break
     period = updates[-1] - updates[-2] if len(updates) > 1 else 1
     seconds = (time.monotonic() - started) / len(run.moments)

@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from stabcheck.trial.schedule.cadence import CallForm, call_form
+from stabcheck.trial.schedule.rate_shape import Rates
 from stabcheck.trial.schedule.steps import knows_any, plain_step, rates_after, without_training
 from stabcheck.trial.session import Session
 from stabcheck.userland import blamed
-
-Rates = npt.NDArray[np.float64]
 
 CHUNK = 1024
 """Calls between two looks at the clock: about 2 ms for one parameter group."""
