@@ -238,20 +238,21 @@ class Session:
         modes = {module: module.training for module in self.model.modules()}
         self.model.eval()
         try:
-            losses = [self._validation_loss(batch) for batch in self.epoch("val_loader")]
+            losses = [self.validation_loss(batch) for batch in self.epoch("val_loader")]
         finally:
             for module, mode in modes.items():
                 module.training = mode
         return math.fsum(losses) / len(losses) if losses else math.nan
 
-    def _validation_loss(self, batch: Any) -> float:
+    def validation_loss(self, batch: Any) -> float:
+        """The loss without a graph; a loss that differentiates by its inputs gets one all the same."""
         try:
             with torch.no_grad():
                 return float(self.loss(batch))
         except UserCodeError as error:
             if "does not require grad" not in error.message:
                 raise
-            return float(self.loss(batch).detach())  # a loss that differentiates by its inputs
+            return float(self.loss(batch).detach())
 
     def save(self, path: Path) -> None:
         """Write a checkpoint with the user's own save(), or the textbook one."""

@@ -139,8 +139,7 @@ def _textbook(session: Session) -> float:
     was_training = session.model.training
     session.model.eval()
     try:
-        with torch.no_grad():
-            losses = [_eval_loss(session, batch, key) for batch in islice(session.epoch(key), BORROWED_BATCHES)]
+        losses = [_eval_loss(session, batch, key) for batch in islice(session.epoch(key), BORROWED_BATCHES)]
     finally:
         session.model.train(was_training)
     return mean(losses)
@@ -149,7 +148,7 @@ def _textbook(session: Session) -> float:
 def _eval_loss(session: Session, batch: Any, key: str) -> float:
     setup = session.setup
     try:
-        return float(session.loss(batch))
+        return session.validation_loss(batch)
     except UserCodeError as error:
         says_loss = setup.loss_fn is not None or setup.compute_loss is not None or setup.train_step is None
         if says_loss and not _works_in_training(session, batch):
