@@ -13,6 +13,9 @@ TAIL = 10
 STALLED = 0.1
 """Progress below this share of the way is none: 15 % of healthy trainings, and all that cannot train, are below it
 after 40 steps (1,234 trainings), so it only ever confirms another sign."""
+LARGE_UPDATE = 0.3
+"""Largest update over weight norm: above it, with a loss above the constant guess, lie 78 % of the trainings whose rate was
+too high and 9 % of the others."""
 GROWN = 1.5
 """Times the larger of the first loss and the constant-prediction loss: what counts as growth of the loss."""
 FALLING = 0.05
@@ -137,20 +140,23 @@ def variance_share(recording: Recording, sample: int) -> float | None:
 
 
 def is_bad_from_nowhere(recording: Recording, step: int) -> bool:
-    """Whether a loss that is not finite at `step` comes without growth before it: at the first step, or after losses
-    that were no higher than at the start or than a constant guess's."""
-    before = [s.loss for s in recording.steps[:step] if s.loss is not None]
+    """Whether a loss or gradient that is not finite at `step` comes without growth before it: at the first step, or after
+    small updates and losses that were no higher than at the start or than a constant guess's."""
+    before = [s.loss for s in recording.steps[: step + 1] if s.loss is not None and math.isfinite(s.loss)]
     bounds = [v for v in (*before[:1], recording.yardsticks.constant, recording.yardsticks.zero) if v is not None]
+    if step > 0 and (largest_update(recording, step) or 0.0) > LARGE_UPDATE:
+        return False
     return not before or max(before[-3:]) <= GROWN * max(bounds)
 
 
-def largest_update(recording: Recording) -> float | None:
-    """Largest relative change of a weight matrix in one recorded step; None if no matrix moved."""
+def largest_update(recording: Recording, before: int | None = None) -> float | None:
+    """Largest relative change of a weight matrix in one recorded step, up to step `before`; None if no matrix moved."""
     ratios = [
         update / weight
         for p in recording.parameters
         if len(p.shape) >= 2
-        for weight, update in zip(p.weight_norm, p.update_norm, strict=True)
-        if weight is not None and update is not None and weight > 1e-6
+        for step, weight, update in zip(recording.sampled, p.weight_norm, p.update_norm, strict=True)
+        if weight is not None and update is not None and weight > 1e-6 and math.isfinite(update)
+        if before is None or step < before
     ]
     return max(ratios, default=None)

@@ -99,8 +99,11 @@ def status_of(
 
 
 def overall(checks: Sequence[CheckResult]) -> Literal["pass", "warn", "fail", "error"]:
-    """The status of the whole run: the worst of its checks; a check that could not run outweighs a failed one."""
+    """The status of the whole run: the worst of its checks. A check that could not run outweighs a failed one, and a run
+    that judged nothing is an error too."""
     found = {check.status for check in checks}
+    if not found & {"pass", "warn", "fail"}:
+        return "error"
     for status in ("error", "fail", "warn"):
         if status in found:
             return status
@@ -109,7 +112,7 @@ def overall(checks: Sequence[CheckResult]) -> Literal["pass", "warn", "fail", "e
 
 def exit_code(report: Report, *, strict: bool) -> int:
     """0 no check failed, 1 a check failed (`strict`: or warned), 2 the verdict is incomplete."""
-    if report.status == "error" or not any(c.status in {"pass", "warn", "fail"} for c in report.checks):
+    if report.status == "error":
         return 2
     return 1 if report.status == "fail" or (strict and report.status == "warn") else 0
 

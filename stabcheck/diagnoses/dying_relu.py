@@ -62,6 +62,10 @@ def CHECK(recording: Recording) -> Outcome:  # noqa: N802
         raise Skip("the model calls no ReLU or other function that is flat on one side")
     last = recording.steps[-1].index
     window = silent_window(recording.steps[-1].samples, len(recording.steps))
+    if all(not r.observed or r.observed[-1] != last for r in recording.rectifiers):
+        raise Skip(
+            f"the trial ended after {len(recording.steps)} of {recording.planned} steps, before those that decide"
+        )
     judged = [r for r in recording.rectifiers if r.units >= FEWEST_UNITS and r.observed and r.observed[-1] == last]
     shares = {r: dead_share(r, last, window) for r in judged}
     layers = [

@@ -94,6 +94,8 @@ def CHECK(recording: Recording) -> Outcome:  # noqa: N802
             )
         elif state.last > DIVERGED * max(reference, state.first):
             finding = DIVERGENCE.at(None, remedy=_remedy(recording), **facts)
+    if finding is None and not math.isfinite(state.last):
+        raise Skip("the loss stopped being a number without growth before: gradient-norms says where that began")
     summary = (
         finding.message
         if finding
@@ -111,15 +113,15 @@ def CHECK(recording: Recording) -> Outcome:  # noqa: N802
 def _overflow(recording: Recording) -> Finding | None:
     """A non-finite activation, or a non-finite loss after growth. A loss or gradient that is infinite out of nowhere is
     gradient-norms' business, and so is a batch that brought the NaN along."""
-    if recording.first_non_finite is None or recording.first_non_finite[0] not in {"activation", "loss"}:
+    if recording.first_non_finite is None or recording.first_non_finite[0] == "input":
         return None
     what, where, step = recording.first_non_finite
-    if what == "loss" and is_bad_from_nowhere(recording, step):
+    if what in {"loss", "gradient"} and is_bad_from_nowhere(recording, step):
         return None
     before = [f"{loss:.3g}" for loss in recording.losses[max(0, step - 3) : step]]
     value = "infinite or NaN"
     return OVERFLOW.at(
-        where or None, source=recording.source(where), what="output" if what == "activation" else "value",
+        where or None, source=recording.source(where), what={"activation": "output", "gradient": "gradient"}.get(what, "value"),
         place=called(where) if where else "the loss", value=value, step=step, losses=", ".join(before) or "none",
         remedy=_remedy(recording),
     )  # fmt: skip

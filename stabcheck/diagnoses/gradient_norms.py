@@ -174,7 +174,7 @@ def _non_finite(recording: Recording) -> list[Finding]:
         return [BAD_INPUT.at(None, step=step)]
     if what == "loss" and is_bad_from_nowhere(recording, step):
         return [BAD_LOSS.at(None, step=step)]
-    if what != "gradient":
+    if what != "gradient" or not is_bad_from_nowhere(recording, step):
         return []
     loss = recording.steps[step].loss
     module = where.rpartition(".")[0]

@@ -28,7 +28,7 @@ from typing import Any
 
 from stabcheck import stats
 from stabcheck.check import Finding, Outcome, Rule, Severity, Skip, diagnosis
-from stabcheck.reading import WARN_NECK, Progress, called, neck, progress, variance_share
+from stabcheck.reading import LARGE_UPDATE, WARN_NECK, Progress, called, largest_update, neck, progress, variance_share
 from stabcheck.recording import Recording
 
 FAIL_NECK = -6.0
@@ -131,6 +131,9 @@ def _judge(recording: Recording, state: Progress, end: int) -> Finding | None:
         "constant": state.constant if state.constant is not None else state.first, "neck": depth, "share": varies,
     }  # fmt: skip
     last = recording.signals[-1].module
+    update = largest_update(recording) or 0.0
+    if severity == "warn" and _was_alive(recording) and update < LARGE_UPDATE:
+        return None  # slow rather than destroyed: nothing in the updates could have done it
     if _was_alive(recording):
         largest = [
             s.clipped_norm for s in recording.steps if s.clipped_norm is not None and math.isfinite(s.clipped_norm)
@@ -142,7 +145,7 @@ def _judge(recording: Recording, state: Progress, end: int) -> Finding | None:
         )
         place = narrow.before if narrow and depth < WARN_NECK else last
         return KILLED.at(
-            place, source=recording.source(place), severity=severity, what=what, update=_largest_early_update(recording),
+            place, source=recording.source(place), severity=severity, what=what, update=update,
             clip=f"{stats.quantile(largest, 0.5):.2g}", **facts,
         )  # fmt: skip
     if narrow and depth < WARN_NECK:
@@ -181,16 +184,6 @@ def _was_alive(recording: Recording) -> bool:
         if wide and (share is None or share > HEALTHY_SHARE_AT_START):
             return True
     return False
-
-
-def _largest_early_update(recording: Recording) -> float:
-    ratios = [
-        update / weight
-        for p in recording.parameters
-        for weight, update in zip(p.weight_norm, p.update_norm, strict=True)
-        if weight and update is not None and len(p.shape) >= 2
-    ]
-    return max(ratios, default=math.nan)
 
 
 def _remedy(recording: Recording) -> str:

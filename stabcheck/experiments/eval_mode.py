@@ -106,7 +106,7 @@ STALE = Rule(
     "SC0615",
     "validates-another-model",
     "warn",
-    message="validate() runs a {kind} that shares no parameter with the set-up's model, and training on did not change it.",
+    message="validate() runs a model ({kind}) that shares no parameter with the set-up's model, and training on did not change it.",
     fix="Validate the model that is trained, or an average of it that train_step updates.",
 )
 

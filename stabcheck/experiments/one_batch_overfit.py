@@ -34,8 +34,9 @@ FITTED = 0.1
 NOT_FITTED = 0.5
 """Injected faults stay above it: nothing trainable .87, inputs zeroed 1.0, softmax before cross-entropy .80, sigmoid before
 an unbounded target .55, equal inputs with different labels 1.0 (3-7 nets each)."""
-DENSITY_NOT_FITTED = 0.9
-"""The same for losses that go below zero, as log-densities do: their floor is only reached by predictions of vanishing width."""
+LENIENT_NOT_FITTED = 0.9
+"""The same for losses that go below zero, as log-densities do, whose floor is only reached by predictions of vanishing width,
+and for models of which the smaller part is trained, as with adapters, which have not the capacity and need it not."""
 NO_SIGNAL = 0.9
 """Share left when randomness moves, while it fits when randomness stands still."""
 
@@ -216,7 +217,9 @@ def _can(bench: Bench, attempts: Attempts) -> tuple[Finding, ...]:
 
 def _limit(attempts: Attempts | None) -> float:
     """Share left above which one batch is not fitted."""
-    return DENSITY_NOT_FITTED if attempts is not None and attempts.chosen.floor < 0 else NOT_FITTED
+    if attempts is None:
+        return NOT_FITTED
+    return LENIENT_NOT_FITTED if attempts.chosen.floor < 0 or attempts.is_mostly_frozen else NOT_FITTED
 
 
 def _drowned(bench: Bench, attempts: Attempts) -> tuple[Finding, ...]:

@@ -74,7 +74,7 @@ class LoopSpy:
         if not any(known is optimizer for known in self.optimizers):
             self.optimizers.append(optimizer)
         self.seen.update(self._gradients(iter(ours)))
-        self.rates = tuple(float(group.get("lr", 0.0)) for group in optimizer.param_groups)
+        self.rates = tuple(float(r) for group in optimizer.param_groups if (r := group.get("lr")) is not None)
         self.stepped = True
 
     def _clip(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

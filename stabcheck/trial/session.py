@@ -295,9 +295,11 @@ class Session:
         self._textbook.begin()
 
     def learning_rates(self) -> tuple[float, ...]:
-        """The present rate of each parameter group; empty without an optimizer."""
+        """The present rate of each parameter group that has one; empty without an optimizer."""
         return (
-            tuple(float(g["lr"]) for g in self.setup.optimizer.param_groups) if self.setup.optimizer is not None else ()
+            tuple(float(r) for g in self.setup.optimizer.param_groups if (r := g.get("lr")) is not None)
+            if self.setup.optimizer is not None
+            else ()
         )
 
 

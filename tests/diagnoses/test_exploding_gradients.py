@@ -59,7 +59,15 @@ def test_overflow_of_an_activation_is_placed() -> None:
 
 @pytest.mark.parametrize("first", [("gradient", "0.weight", 1), ("input", "", 0)])
 def test_what_gradient_norms_owns_is_left_to_it(first: Any) -> None:
-    assert codes(recording(steps=steps([2.3, math.nan]), first_non_finite=first)) == []
+    """And it is no pass: nothing can be said of a course that stops being a number."""
+    with pytest.raises(Skip, match="gradient-norms"):
+        CHECK.run(recording(steps=steps([2.3, math.nan]), first_non_finite=first))
+
+
+def test_an_infinite_gradient_after_growth_is_an_explosion() -> None:
+    made = recording(steps=steps([2.3, 2e4, 3e25, math.nan]), first_non_finite=("gradient", "0.weight", 2))
+
+    assert codes(made) == ["SC0801"]
 
 
 def test_a_trial_in_the_warm_up_says_so() -> None:

@@ -32,6 +32,28 @@ def test_a_bad_batch_is_the_datas_fault() -> None:
     assert codes(recording(first_non_finite=("input", "", 0))) == [("SC0205", "fail")]
 
 
+def test_a_loss_that_is_no_number_from_nowhere_is_the_losss_fault() -> None:
+    assert codes(recording(steps=steps([math.inf] * 3), first_non_finite=("loss", "", 0))) == [("SC0206", "fail")]
+
+
+def test_a_loss_that_overflows_after_growth_or_huge_updates_is_not() -> None:
+    grown = recording(steps=steps([2.3, 40.0, math.inf]), first_non_finite=("loss", "", 2))
+    jumped = recording(
+        steps=steps([2.3, math.inf]), first_non_finite=("loss", "", 1), parameters=(parameter(update_norm=(90.0,) * 10),)
+    )
+
+    assert codes(grown) == codes(jumped) == []
+
+
+@pytest.mark.parametrize(("gradient", "expected"), [(0.0, [("SC0207", "fail")]), (1e-9, [])])
+def test_zero_weights_that_never_get_a_gradient_are_stuck(gradient: float, expected: list[tuple[str, str]]) -> None:
+    """A zero-initialised layer alone gets a gradient from the first or second step on."""
+    course = (0.0, 0.0, *(gradient,) * (STEPS - 2))
+    made = parameter("gate.weight", zero_at_start=True, constant_at_start=True, grad_norm=course)
+
+    assert codes(recording(parameters=(made, parameter("out.weight")))) == expected
+
+
 def test_parameters_behind_a_cut_fail_once_per_module() -> None:
     cut = [parameter(f"emb.{n}", grad_norm=NOTHING, clipped_norm=NOTHING, matters=True) for n in ("weight", "bias")]
     (finding,) = CHECK.run(recording(parameters=(*cut, parameter("out.weight")))).findings

@@ -128,6 +128,8 @@ def broadcast(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 FAULTY: dict[str, tuple[str, dict[str, Any]]] = {
+    "logarithm of nothing": ("SC0111", {"loss_fn": lambda o, t: F.cross_entropy(o, t) - torch.zeros(()).log()}),
+    "broadcast in compute_loss": ("SC0103", {"loss_fn": None, "compute_loss": lambda m, b: broadcast(m(b[0]), b[1])}),
     "inputs ignored": ("SC0101", {"model": IgnoresInput}),
     "broadcast loss": ("SC0103", {"loss_fn": broadcast}),
     "detached": ("SC0104", {"model": Detached}),

@@ -98,6 +98,12 @@ class Attempts:
                 return False
         return abs(self.chosen.left(zeroed.lowest) - left) <= 0.02 * max(1.0, left)
 
+    @property
+    def is_mostly_frozen(self) -> bool:
+        """Whether less than half of the model's numbers are trained."""
+        sizes = [(p.numel(), p.requires_grad) for p in self.session.model.parameters()]
+        return sum(n for n, trained in sizes if trained) < 0.5 * sum(n for n, _ in sizes)
+
     def is_stochastic(self) -> bool:
         """Whether the loss depends on the random seed at fixed weights."""
         self.session.restore(self._snapshot)
@@ -109,13 +115,14 @@ class Attempts:
         self.bench.tell(0.4, "fitting one batch with randomness moving")
         self.session.restore(self._snapshot)
         draws = measure(self.session, [self.chosen.batch] * NOISE_DRAWS, self.seed)
-        if draws.constant is not None:
-            self.moving_constant = draws.constant
+        constant = draws.constant if draws.constant is not None else self.chosen.height
         floor = self.chosen.floor
-        gap = max(self.moving_constant - floor, 1e-12)
+        gap = max(constant - floor, 1e-12)
         fit = self._attempt(self._rate, MOVING_STEPS, floor + (enough - 0.1) * gap, moving=True)
         final = settled(fit.losses, 2 * MOVING_WINDOW if len(fit.losses) == MOVING_STEPS else MOVING_WINDOW)
-        self.curves["with randomness moving"] = list(fit.losses)
+        if "with randomness moving" not in self.curves:  # a second time, without dropout, is not what is shown
+            self.curves["with randomness moving"] = list(fit.losses)
+            self.moving_constant = constant
         return (final - floor) / gap, final, len(fit.losses)
 
     def noise_is_dropout(self, enough: float) -> bool:

@@ -155,28 +155,35 @@ def blind_spot(session: Session, chosen: OneBatch, seed: int) -> str | None:
 
 
 class _Crossings(TorchFunctionMode):
-    """Notes the shapes of the first difference that spreads two tensors of equal size over more elements."""
+    """Notes the shapes of the first operation that spreads two tensors of equal size over more elements."""
 
     shapes: tuple[torch.Size, torch.Size] | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call through; look at what subtracts, by itself or inside a loss."""
+        """Call through; look at elementwise arithmetic and losses."""
         pair = [a.shape for a in args[:2] if isinstance(a, torch.Tensor)]
-        if getattr(func, "__name__", "") in _DIFFERENCES and len(pair) == 2 and self.shapes is None:
+        if getattr(func, "__name__", "") in _ELEMENTWISE and len(pair) == 2 and self.shapes is None:
             a, b = pair
             if a.numel() == b.numel() and a.numel() > 1 and _crossed(a, b):
                 self.shapes = (a, b)
         return passed_on(func, *args, **(kwargs or {}))
 
 
-_DIFFERENCES = {"sub", "__sub__", "rsub", "__rsub__", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"}
+_ELEMENTWISE = {
+    *("sub", "__sub__", "rsub", "__rsub__", "mul", "__mul__", "__rmul__", "add", "__add__", "__radd__"),
+    *("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"),
+}
 
 
 def _crossing(session: Session, chosen: OneBatch, seed: int) -> str | None:
     mode = _Crossings()
     with mode, kept_rng(seed):
         session.loss(chosen.batch)
-    return f" ({tuple(mode.shapes[0])} and {tuple(mode.shapes[1])} meet in a difference)" if mode.shapes else None
+    return (
+        f" ({tuple(mode.shapes[0])} and {tuple(mode.shapes[1])} meet in elementwise arithmetic)"
+        if mode.shapes
+        else None
+    )
 
 
 def _crossed(outputs: torch.Size, targets: torch.Size) -> bool:

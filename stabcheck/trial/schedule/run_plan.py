@@ -36,6 +36,9 @@ def plan_of(session: Session, observed: Observed | None) -> Plan:
     if steps is None and steps_per_epoch and per_epoch and epochs:
         whole = max(1, math.ceil(steps_per_epoch))
         steps, least = int(epochs * whole), int(epochs * max(1, math.floor(steps_per_epoch)))
+        if setup.train_step is not None:  # its own count of micro-batches goes on from epoch to epoch
+            steps = max(1, math.floor(epochs * steps_per_epoch))
+            least = min(least, steps)
     elif steps is not None and steps_per_epoch:
         epochs = steps / steps_per_epoch
     batches = round(steps / share) if steps is not None else None

@@ -37,7 +37,8 @@ class LoaderWatch(contextlib.AbstractContextManager["LoaderWatch"]):
     def tells_apart(self) -> bool:
         """Whether both loaders can be watched and do not share their data."""
         train, val = self.setup.train_loader, self.setup.val_loader
-        same = train is val or (getattr(train, "dataset", None) or self) is getattr(val, "dataset", None)
+        data = getattr(train, "dataset", None)
+        same = train is val or (data is not None and data is getattr(val, "dataset", None))
         return not same and all(isinstance(x, DataLoader) for x in (train, val) if x is not None)
 
     def _patch(self, owner: Any) -> None:
