@@ -151,7 +151,9 @@ def test_catalogue_loads_without_torch_and_numpy() -> None:
 def test_every_rule_has_a_case() -> None:
     """Each code stands in a test or in what a sample declares, so a rule that can no longer fire is noticed."""
     folder = Path(__file__).parent
-    texts = [p.read_text() for p in (*folder.rglob("test_*.py"), *folder.rglob("*_cases.py"), *folder.rglob("*_oddities.py"))]
+    texts = [
+        p.read_text() for p in (*folder.rglob("test_*.py"), *folder.rglob("*_cases.py"), *folder.rglob("*_oddities.py"))
+    ]
     texts += [p.read_text() for p in (folder.parent / "sample_models").glob("*.py")]
     written = "\n".join(texts)
 

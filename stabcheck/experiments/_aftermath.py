@@ -64,7 +64,15 @@ RESEEDED = Rule(
     fix="Seed inside `with torch.random.fork_rng():`, or give the validation a torch.Generator of its own.",
 )
 
-RULES = (BUFFER, WEIGHTS, GRADIENTS, MODE_LEFT, GRAD_OFF, FAILS, RESEEDED)
+OPTIMIZER = Rule(
+    "SC0619",
+    "optimizer-changed-by-validation",
+    "fail",
+    message="{where} changes the optimizer's {what}: the next steps are not those that training would have taken.",
+    fix="Leave the optimizer alone while validating; if it must be switched to another mode, switch it back.",
+)
+
+RULES = (BUFFER, WEIGHTS, GRADIENTS, MODE_LEFT, GRAD_OFF, FAILS, RESEEDED, OPTIMIZER)
 
 _ASLEEP = {
     "dropout": "dropout stays off for the rest of the training",
@@ -80,6 +88,8 @@ def judge(seen: Rehearsal, where: str, source: Source | None) -> Iterator[Findin
     elif not seen.run.stopped:
         yield from _buffers(seen, where, source)
         yield from _gradients(seen, where, source)
+        if seen.changes.optimizer:
+            yield OPTIMIZER.at(None, source=source, where=where, what=", ".join(seen.changes.optimizer))
     if not seen.run.stopped:
         yield from _training_on(seen, source)
     if seen.own and seen.reseeds:

@@ -321,3 +321,28 @@ def test_momentum_that_keeps_only_a_small_last_batch(make_bench: MakeBench, seed
     assert found(judge(make_bench, lambda: images(normed(0.99), count=1026), seed)) == {("SC0614", "fail")}
     assert judge(make_bench, lambda: images(normed(0.99)), seed).findings == ()
     assert judge(make_bench, lambda: images(normed(0.1), count=1026), seed).findings == ()
+
+
+@pytest.mark.parametrize("touches", [True, False])
+def test_an_optimizer_that_validation_resets_is_seen(make_bench: Any, touches: bool) -> None:
+    from tests.setups import classifier
+
+    def build() -> dict[str, Any]:
+        made = classifier()()
+        network, optimizer = made["model"], made["optimizer"]
+
+        def validate() -> float:
+            network.eval()
+            with torch.no_grad():
+                losses = [float(made["loss_fn"](network(x), y)) for x, y in made["train_loader"]]
+            network.train()
+            if touches:
+                for state in optimizer.state.values():
+                    state["exp_avg"].zero_()
+            return sum(losses) / len(losses)
+
+        return {**made, "val_loader": list(made["train_loader"]), "validate": validate}
+
+    codes = [f.code for f in CHECK.run(make_bench(build)).findings]
+
+    assert ("SC0619" in codes) == touches

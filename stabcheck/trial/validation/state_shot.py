@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from stabcheck.trial.session import Session
 
@@ -47,8 +48,8 @@ class StateShot:
         model, optimizer = session.model, session.setup.optimizer
         held: list[Any] = [] if optimizer is None else [p for g in optimizer.param_groups for p in g["params"]]
         return cls(
-            parameters={n: _copy(p) for n, p in model.named_parameters()},
-            buffers={n: _copy(b) for n, b in model.named_buffers()},
+            parameters={n: _copy(p) for n, p in model.named_parameters() if not is_lazy(p)},
+            buffers={n: _copy(b) for n, b in model.named_buffers() if not is_lazy(b)},
             gradients={n: _copy(p.grad) for n, p in model.named_parameters() if p.grad is not None},
             optimizer={
                 (i, key): _copy(item)
