@@ -39,7 +39,9 @@ def test_a_loss_that_is_no_number_from_nowhere_is_the_losss_fault() -> None:
 def test_a_loss_that_overflows_after_growth_or_huge_updates_is_not() -> None:
     grown = recording(steps=steps([2.3, 40.0, math.inf]), first_non_finite=("loss", "", 2))
     jumped = recording(
-        steps=steps([2.3, math.inf]), first_non_finite=("loss", "", 1), parameters=(parameter(update_norm=(90.0,) * 10),)
+        steps=steps([2.3, math.inf]),
+        first_non_finite=("loss", "", 1),
+        parameters=(parameter(update_norm=(90.0,) * 10),),
     )
 
     assert codes(grown) == codes(jumped) == []

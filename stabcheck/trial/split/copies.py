@@ -87,15 +87,17 @@ def copies(split: Split, fresh: Array) -> Copies:
     # Pairs of equal samples fall apart at random: of those not within validation, 2f / (1 + f) are split, where f is
     # validation's share of the data; half the training samples as the base gives that.
     by_content = rate_p(contents, of, pairs, compared / 2)
-    material = contents >= max(2, MATERIAL * of)
+    # Of the copies that there are, only those of the samples that were read show.
+    shows = compared / (split.train.source.total or compared)
+    material = contents >= max(2, MATERIAL * shows * of)
 
     verdict: Literal["warn", "fail"] | None = None
     chosen = inputs.rows[alone], inputs.twins[alone]
-    if whole.distinct >= FEW and leaked >= max(MATERIAL, DRIFT * natural) and by_rate <= SURE:
+    if whole.distinct >= FEW and leaked >= max(MATERIAL * shows, DRIFT * natural) and by_rate <= SURE:
         verdict, chosen = "fail", (whole.rows, whole.twins)
     elif material and not pairs and by_content <= UNUSUAL:
         verdict = "fail" if contents >= FEW and by_content <= LIKELY else "warn"
-    elif material and (by_content <= CLEAR or contents >= max(FEW, REPETITIVE * of)):
+    elif material and (by_content <= CLEAR or contents >= max(FEW, REPETITIVE * shows * of)):
         verdict = "fail"
     return Copies(
         verdict=verdict,

@@ -2,67 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 
 Array = np.ndarray[Any, Any]
 
-MIXER = np.uint64(0x9E3779B97F4A7C15)
-"""Odd, so that multiplying by it loses nothing; digests of several leaves are chained with it."""
-
-BRIEF = 24
-"""Characters. English has 1 to 1.5 bits a letter in context (Shannon 1951), so texts from this length on meet by chance
-once in 10 to 10,000 million pairs; words and names do all the time."""
-
 RESPLITS = 8
 """Random partitions of the training side; their mean is stable to a few percent, which is finer than any rule needs."""
-
-
-def digest_rows(rows: Array | Sequence[Any]) -> Array:
-    """A uint64 BLAKE2b digest of each row of a matrix, or of each array or text of a list.
-
-    At 64 bits, a million samples on either side give one false match in 20 million such comparisons.
-    """
-    pieces: Iterable[Any]
-    if isinstance(rows, np.ndarray):
-        width, whole = rows.shape[1] * rows.itemsize, rows.tobytes()
-        pieces = (whole[i * width : (i + 1) * width] for i in range(len(rows)))
-    else:
-        pieces = (row.encode("utf-8", "surrogatepass") if isinstance(row, str) else row.tobytes() for row in rows)
-    return np.frombuffer(b"".join(blake2b(piece, digest_size=8).digest() for piece in pieces), np.uint64)
-
-
-def digest_texts(rows: Array | Sequence[Any], digest: Array) -> Array:
-    """Digests of texts without regard to case and spacing; `digest` for anything that is no text."""
-    if isinstance(rows, np.ndarray) or not rows or not isinstance(rows[0], str):
-        return digest
-    return digest_rows([" ".join(row.casefold().split()) for row in rows])
-
-
-def halves_of(rows: Array | Sequence[Any]) -> tuple[Any, Any]:
-    """Two complementary halves of every row, the same places in each whatever its length.
-
-    The places follow the Thue-Morse sequence, which has no period, so that channels or columns that take turns are in
-    both. The halves of a brief text are empty: words recur, whatever else is in the data.
-    """
-    longest = rows.shape[1] if isinstance(rows, np.ndarray) else max(map(len, rows), default=0)
-    odd = np.array([place.bit_count() % 2 == 1 for place in range(longest)], bool)
-    if isinstance(rows, np.ndarray):
-        return rows[:, ~odd], rows[:, odd]
-    halves: tuple[list[Any], list[Any]] = [], []
-    for row in rows:
-        for half, side in zip(halves, (~odd, odd), strict=True):
-            if isinstance(row, str):
-                half.append("".join(itertools.compress(row, side)) if len(row) >= BRIEF else "")
-            else:
-                half.append(row[side[: len(row)]])
-    return halves
 
 
 @dataclass(frozen=True)

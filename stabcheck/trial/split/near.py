@@ -69,8 +69,9 @@ class Near:
     """Training samples among which was searched."""
 
 
-def _judged(view: Neighbours, *, apart: bool) -> Near:
-    """Count near-copies at the ratio where they stand out most from those within training."""
+def _judged(view: Neighbours, *, apart: bool, shows: float) -> Near:
+    """Count near-copies at the ratio where they stand out most from those within training; of those that there are,
+    the part `shows` can be seen, as only so many of the training samples were searched."""
     best: tuple[float, float, Literal["warn", "fail"] | None] = (0.0, RATIOS[-1], None)
     for limit in RATIOS:
         found, own = int((view.ratio <= limit).sum()), int((view.within <= limit).sum())
@@ -81,9 +82,9 @@ def _judged(view: Neighbours, *, apart: bool) -> Near:
         verdict: Literal["warn", "fail"] | None = None
         if share >= EVERYWHERE and chance <= SCATTER:
             verdict = "fail"
-        elif found >= FEW and share - within >= max(MATERIAL, within / 3, chance) and p <= SURE:
-            verdict = "fail" if share - within >= FAILS else "warn"
-        elif found >= 2 and share >= max(MATERIAL, 4 * within) and p <= LIKELY and chance <= PROOF:
+        elif found >= FEW and share - within >= max(MATERIAL * shows, within / 3, chance) and p <= SURE:
+            verdict = "fail" if share - within >= FAILS * shows else "warn"
+        elif found >= 2 and share >= max(MATERIAL * shows, 4 * within) and p <= LIKELY and chance <= PROOF:
             verdict = "warn"
         best = max(best, (share - within, limit, verdict), key=lambda b: (b[2] == "fail", b[2] is not None, b[0]))
     limit = best[1]
@@ -115,7 +116,8 @@ def near_copies(split: Split, fresh: Array) -> list[Near]:
         _, once = np.unique(train.inputs[train.kept], return_index=True)
         for view in neighbours(*pair, once, split.unlike(fresh)):
             named = replace(view, rows=val.kept[view.rows], nearest=train.kept[view.nearest])
-            found.append(_judged(named, apart=_large_classes(train)))
+            shows = view.searched / max(view.searched, split.train.source.total or len(once))
+            found.append(_judged(named, apart=_large_classes(train), shows=shows))
     return found
 
 

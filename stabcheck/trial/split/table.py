@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from stabcheck.trial.split.duplicates import MIXER, digest_rows, digest_texts, halves_of
+from stabcheck.trial.split.digests import MIXER, digests, folded
 from stabcheck.trial.split.fields import Roles, array_of, leaves
 from stabcheck.trial.split.samples import Source, columns
 from stabcheck.userland import userland
@@ -172,26 +172,26 @@ def hashable(key: Any) -> Any:
 
 def _chunk(index: Array, leaf_rows: Mapping[str, Any], reading: Reading) -> Table:
     count = len(index)
-    inputs, folded = np.zeros(count, np.uint64), np.zeros(count, np.uint64)
+    inputs, loosely = np.zeros(count, np.uint64), np.zeros(count, np.uint64)
     halves = np.zeros((count, 2), np.uint64)
     values, single = {}, 0
     for path in reading.roles.inputs:
         rows, shape = tidy(leaf_rows[path], as_float=path in reading.floats)
-        digest = digest_rows(rows)
-        inputs, folded = inputs * MIXER + digest, folded * MIXER + digest_texts(rows, digest)
+        found = digests(rows)
+        inputs, loosely = inputs * MIXER + found[:, 0], loosely * MIXER + folded(rows, found[:, 0])
         if isinstance(rows, np.ndarray) and rows.shape[1] == 1:
             # A leaf of one number belongs to one half; several such leaves are dealt out in turn.
-            halves[:, single % 2] = halves[:, single % 2] * MIXER + digest
+            halves[:, single % 2] = halves[:, single % 2] * MIXER + found[:, 0]
             single += 1
         else:
-            for side, half in enumerate(halves_of(rows)):
-                halves[:, side] = halves[:, side] * MIXER + digest_rows(half)
+            halves = halves * MIXER + found[:, 1:]
         values[path] = Column(rows, shape)
     labels, whole = np.empty(0, np.uint64), inputs
     if reading.roles.label is not None:
-        labels = digest_rows(tidy(leaf_rows[reading.roles.label], as_float=reading.roles.label in reading.floats)[0])
+        label, _ = tidy(leaf_rows[reading.roles.label], as_float=reading.roles.label in reading.floats)
+        labels = digests(label)[:, 0]
         whole = inputs * MIXER + labels
-    return Table(np.asarray(index), inputs, halves, whole, folded, labels, [], [], np.arange(count), values)
+    return Table(np.asarray(index), inputs, halves, whole, loosely, labels, [], [], np.arange(count), values)
 
 
 def tidy(values: Any, *, as_float: bool) -> tuple[Any, tuple[int, ...]]:

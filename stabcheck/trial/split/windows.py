@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from stabcheck.trial.split.duplicates import MIXER
+from stabcheck.trial.split.digests import MIXER, codes
 from stabcheck.trial.split.sides import Split
 from stabcheck.trial.split.table import Column
 
@@ -138,16 +138,10 @@ def _telling(windows: Array, steps: int) -> Array:
 
 
 def _steps(windows: Array, steps: int) -> Array:
-    """One uint64 code for each step of each window."""
-    bits = windows.view(np.uint32 if windows.dtype == np.float32 else np.uint64)
-    spread: Array = bits.reshape(len(windows), steps, windows.shape[1] // steps).astype(np.uint64)
-    spread += np.arange(1, spread.shape[2] + 1, dtype=np.uint64) * np.uint64(0xD1B54A32D192ED03)
-    # The finaliser of MurmurHash3, so that sums of codes do not cancel.
-    for shift, factor in ((33, 0xFF51AFD7ED558CCD), (33, 0xC4CEB9FE1A85EC53)):
-        spread ^= spread >> np.uint64(shift)
-        spread *= np.uint64(factor)
-    spread ^= spread >> np.uint64(33)
-    return np.asarray(spread.sum(axis=2, dtype=np.uint64))
+    """(n, steps): one uint64 code for each step of each window."""
+    width = windows.shape[1] // steps
+    coded = codes(windows.reshape(-1, width)).sum(axis=1, dtype=np.uint64)
+    return np.asarray(coded.reshape(len(windows), steps))
 
 
 def _powers(base: np.uint64, count: int) -> Array:

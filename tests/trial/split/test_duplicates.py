@@ -1,4 +1,4 @@
-"""Digests, counts and rates, each against a slower and obvious computation."""
+"""Counts and rates, each against a slower and obvious computation."""
 
 from __future__ import annotations
 
@@ -8,22 +8,8 @@ from math import comb
 import numpy as np
 import pytest
 
-from stabcheck.trial.split.duplicates import digest_rows, digest_texts, halves_of, isolated, rate_p, repeats
-
-
-def test_digests_are_equal_exactly_where_rows_are() -> None:
-    rows = np.random.default_rng(0).integers(0, 2, (200, 6))
-    digests = digest_rows(rows)
-    same = (rows[:, None] == rows[None]).all(axis=2)
-    assert ((digests[:, None] == digests[None]) == same).all()
-    assert (digest_rows(list(rows)) == digests).all()
-
-
-def test_texts_are_folded_by_case_and_spacing_only() -> None:
-    texts = ["The  cat ", "the cat", "the cats"]
-    one, two, three = digest_texts(texts, digest_rows(texts))
-    assert one == two != three
-    assert len(set(digest_rows(texts))) == 3
+from stabcheck.trial.split.digests import digests
+from stabcheck.trial.split.duplicates import isolated, rate_p, repeats
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -48,30 +34,18 @@ def test_distinct_within_bounds_what_a_further_sample_of_the_same_kind_has() -> 
     assert 0.2 < found.distinct_share < found.distinct_within < 1.4 * found.distinct_share
 
 
-@pytest.mark.parametrize("width", [2, 3, 4, 7, 20])
-def test_halves_are_complementary_and_the_same_for_rows_of_any_length(width: int) -> None:
-    row = np.arange(width)
-    one, two = halves_of(row[None])
-    assert sorted([*one[0], *two[0]]) == row.tolist()
-    assert abs(one.shape[1] - two.shape[1]) <= 1
-    listed = halves_of([row, np.arange(30)])
-    assert listed[0][0].tolist() == one[0].tolist()
-
-
 def test_isolated_contents_share_neither_half_with_another() -> None:
     rng = np.random.default_rng(0)
     rows = np.concatenate([rng.integers(0, 2, (300, 8)), rng.integers(0, 10**6, (50, 8))])
-    inputs, (one, two) = digest_rows(rows), halves_of(rows)
-    halves = np.stack([digest_rows(one), digest_rows(two)], axis=1)
-    distinct = np.unique(rows, axis=0)
+    second = [1, 2, 4, 7]
+    halves = [[tuple(row[[i for i in range(8) if (i in second) == side]]) for row in rows] for side in (False, True)]
+    company = [{(a, tuple(row)) for a, row in zip(half, rows, strict=True)} for half in halves]
     expected = [
-        all(
-            sum((half == mine).all(axis=1)) == 1
-            for half, mine in zip(halves_of(distinct), halves_of(row[None]), strict=True)
-        )
-        for row in rows
+        all(sum(key == half[i] for key, _ in pairs) == 1 for half, pairs in zip(halves, company, strict=True))
+        for i in range(len(rows))
     ]
-    assert isolated(inputs, inputs, halves).tolist() == expected
+    found = digests(rows)
+    assert isolated(found[:, 0], found[:, 0], found[:, 1:]).tolist() == expected
     assert not any(expected[:300])
     assert all(expected[300:])
 
