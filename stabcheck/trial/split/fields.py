@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from stabcheck.userland import userland
+
 TARGET_NAMES = frozenset({"label", "labels", "target", "targets", "y", "label_ids", "class", "classes", "answer"})
 """Keys that mean the target in samples that are mappings, as Hugging Face and torchvision name them."""
 
@@ -24,9 +26,13 @@ def leaves(sample: Any) -> dict[str, Leaf]:
     """The numbers and texts of a sample by path ("0", "image", "1.label"), tensors and images as arrays.
 
     What is neither a number, a text nor a container of them is left out.
+
+    Raises:
+        UserCodeError: an object in it raised when it was looked at.
     """
     found: dict[str, Leaf] = {}
-    _walk(sample, "", found, 0)
+    with userland("sample"):
+        _walk(sample, "", found, 0)
     return found
 
 

@@ -238,5 +238,5 @@ def _rows(value: Any, count: int) -> bool:
         return False
     try:
         return len(value) == count
-    except TypeError:  # it has no length, or is a tensor without axes
+    except Exception:  # it has no length, is a tensor without axes, or whatever the user's object says
         return False

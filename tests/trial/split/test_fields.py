@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import torch
 
 from stabcheck.trial.split.fields import Roles, leaves, roles
+from stabcheck.userland import UserCodeError
 
 
 class Pair(NamedTuple):
@@ -44,6 +46,15 @@ def test_what_refers_to_itself_ends() -> None:
     loop: dict[str, Any] = {"x": torch.ones(1)}
     loop["self"] = loop
     assert "x" in leaves(loop)
+
+
+def test_objects_that_raise_are_blamed_on_the_user() -> None:
+    class Sulky:
+        def to_dict(self) -> None:
+            raise OSError("gone")
+
+    with pytest.raises(UserCodeError, match="sample: OSError: gone"):
+        leaves((Sulky(), 1))
 
 
 def chosen(samples: list[Any], unstable: frozenset[str] = frozenset(), *, pairs: bool = False) -> Roles:

@@ -26,7 +26,7 @@ def series(kind: str, seed: int) -> Array:
 @pytest.mark.parametrize("kind", ["walk", "letters", "channels"])
 @pytest.mark.parametrize("stride", [1, 7, 10])
 def test_shares_match_the_starts_of_the_windows(kind: str, stride: int) -> None:
-    steps, rng = 20, np.random.default_rng(stride)
+    steps, rng = 32, np.random.default_rng(stride)
     starts = rng.permutation(np.arange(0, 3900, stride))[:400]
     ours, theirs = np.sort(starts[:100]), np.sort(starts[100:])
     found = overlap(cut(series(kind, 0), steps, theirs), cut(series(kind, 0), steps, ours), steps)
@@ -43,6 +43,19 @@ def test_after_a_split_in_time_no_window_ends_in_training(seed: int) -> None:
     found = overlap(windows[:3000], windows[3000:], 24)
     assert found.end == 0.0
     assert 0 < found.begin < 0.05
+
+
+@pytest.mark.parametrize("length", [32, 50])
+def test_set_phrases_are_no_overlap(length: int) -> None:
+    """Blocks of a program do not overlap, though many of them hold the same lines."""
+    rng = np.random.default_rng(0)
+    lines = [f"    self.{'abcdefgh'[i]}_value = {'stuvwxyz'[i]}.get_default()\n" for i in range(8)]
+    names = ["".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz"), 9)) for _ in range(4000)]
+    text = "".join(lines[rng.integers(8)] if rng.random() < 0.2 else f"    {name}()\n" for name in names)
+    letters = np.frombuffer(text.encode(), np.uint8).astype(np.int64)
+    blocks = rng.permutation(letters[: len(letters) // length * length].reshape(-1, length))
+    found = overlap(blocks[: len(blocks) * 3 // 4], blocks[len(blocks) * 3 // 4 :], length)
+    assert max(found.begin, found.end) < 0.1
 
 
 @pytest.mark.parametrize("seed", range(3))
