@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Severity = Literal["warn", "fail"]
 Source = tuple[str, int]
+Cost = Literal["cheap", "dear"]
 
 
 class Skip(Exception):  # noqa: N818 - it is no error
@@ -107,6 +108,8 @@ class Check:
     run: Callable[[Any], Outcome]
     doc: str
     needs_trial: bool = False
+    cost: Cost = "cheap"
+    """Experiments that are "cheap" look, or take a few steps; "dear" ones train, and run after all that are cheap."""
 
 
 def diagnosis(*, title: str, rules: tuple[Rule, ...]) -> Callable[[Callable[[Recording], Outcome]], Check]:
@@ -115,10 +118,10 @@ def diagnosis(*, title: str, rules: tuple[Rule, ...]) -> Callable[[Callable[[Rec
 
 
 def experiment(
-    *, title: str, rules: tuple[Rule, ...], needs_trial: bool = False
+    *, title: str, rules: tuple[Rule, ...], needs_trial: bool = False, cost: Cost = "cheap"
 ) -> Callable[[Callable[[Bench], Outcome]], Check]:
     """Publish a function of the Bench as the check named after its file; `needs_trial` if it reads `bench.recording`."""
-    return lambda function: _check(function, "experiment", title, rules, needs_trial=needs_trial)
+    return lambda function: _check(function, "experiment", title, rules, needs_trial=needs_trial, cost=cost)
 
 
 def _check(
@@ -128,6 +131,7 @@ def _check(
     rules: tuple[Rule, ...],
     *,
     needs_trial: bool,
+    cost: Cost = "cheap",
 ) -> Check:
     module = sys.modules[function.__module__]
     return Check(
@@ -138,4 +142,5 @@ def _check(
         run=function,
         doc=inspect.cleandoc(module.__doc__ or ""),
         needs_trial=needs_trial,
+        cost=cost,
     )

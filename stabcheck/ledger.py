@@ -24,9 +24,6 @@ from stabcheck.report import STATUSES, CheckError, CheckResult, NotCheckedResult
 from stabcheck.selection import Selection
 from stabcheck.version import __version__
 
-FIRST = ("lr-schedule", "clean-split", "eval-mode", "one-batch-overfit", "checkpoint-resume")
-"""Experiments that are cheap and decisive. What does not fit the budget is at the other end of the order."""
-
 
 class Ledger:
     """The state of one run."""
@@ -40,9 +37,9 @@ class Ledger:
         self._results: dict[str, CheckResult] = {}
         self._not_checked: list[tuple[str, NotChecked]] = []
         self._facts: dict[str, Any] = {}
-        order = {name: place for place, name in enumerate(FIRST)}
         experiments = [check for check in selection.checks if check.kind == "experiment"]
-        self._experiments = sorted(experiments, key=lambda check: order.get(check.id, len(order)))
+        # What does not fit the budget is at the end.
+        self._experiments = sorted(experiments, key=lambda check: check.cost == "dear")
 
     @property
     def pending(self) -> list[Check]:

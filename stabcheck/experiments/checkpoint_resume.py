@@ -130,6 +130,7 @@ _RULES = {"weight": WEIGHTS, "buffer": BUFFERS, "moment": OPTIMIZER, "held": DET
 @experiment(
     title="Checkpoint resume",
     rules=(WEIGHTS, BUFFERS, OPTIMIZER, DETACHED, SCHEDULE, BESIDE, UNSAVED, NOT_LOADABLE, SAVING, RNG, ORDER, UNKNOWN),
+    cost="dear",
 )
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Interrupt the run, resume it in a fresh process, and compare."""

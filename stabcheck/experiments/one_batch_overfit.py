@@ -143,6 +143,7 @@ BAD_LOSS = Rule(
     rules=(
         UNUSED_INPUT, CONFLICTING, BLIND_LOSS, CUT, CANNOT, DROWNED, UNREACHED, RATE_TOO_HIGH, RATE_TOO_LOW, OWN_STEP, BAD_LOSS,
     ),
+    cost="dear",
 )  # fmt: skip
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Can the set-up fit one batch, and does it?"""

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from stabcheck.trial.modes import held_by
 from stabcheck.trial.norms import norms
 from stabcheck.userland import passed_on
 
@@ -67,7 +68,7 @@ class LoopSpy:
         return result
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        held = held_by(optimizer)
         ours = [(name, p) for name, p in self.model.named_parameters() if id(p) in held]
         if not ours:
             return

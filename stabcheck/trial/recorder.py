@@ -21,6 +21,7 @@ from stabcheck.trial import batches, norms, records, yardsticks
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.disturbance import matters
 from stabcheck.trial.loop_spy import LoopSpy
+from stabcheck.trial.modes import held_by
 from stabcheck.trial.probes import RectifierProbe, SignalProbe, SignalReading
 from stabcheck.trial.rectifiers import RectifierLog
 from stabcheck.trial.recurrence import recurrences
@@ -166,7 +167,7 @@ class _Trial:
         parameters = records.parameter_records(
             self.model, raw, seen, records.table(self.weights), records.table(self.updates),
             counts=(len(steps), len(self.sampled)), called=self.signal_probe.called, at_start=self.at_start,
-            held={id(p) for o in [*known, setup.optimizer] if o for group in o.param_groups for p in group["params"]},
+            held=held_by(*known, setup.optimizer),
             matters=self._matters(raw, seen),
         )  # fmt: skip
         bench.tell(None, "measuring the loss's own levels")

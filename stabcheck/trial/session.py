@@ -21,6 +21,7 @@ from stabcheck.check import Skip
 from stabcheck.setup import TrainingSetup
 from stabcheck.trial import batches
 from stabcheck.trial.losses import loss_from, loss_value, scalar, split
+from stabcheck.trial.modes import kept_modes
 from stabcheck.trial.textbook import TextbookLoop
 from stabcheck.userland import UserCodeError, userland
 
@@ -137,7 +138,7 @@ class Session:
             UserCodeError: the model or the loss raised, or gave no scalar tensor.
         """
         batch = self.placed(batch)
-        with self._autocast():
+        with self.autocast():
             if self.setup.compute_loss is not None:
                 with userland("compute_loss"):
                     value = self.setup.compute_loss(self.model, batch)
@@ -161,7 +162,7 @@ class Session:
         if self.setup.compute_loss is not None:
             raise Skip("compute_loss hides how the model is called: give 'loss_fn' to have its outputs looked at")
         batch = self.placed(batch)
-        with self._autocast():
+        with self.autocast():
             return self._forward(split(batch)[0]) if self.setup.loss_fn is not None else self._call(batch)
 
     def _forward(self, inputs: Any) -> Any:
@@ -174,7 +175,8 @@ class Session:
                 return self.model(**batch)
             return self.model(*batch) if isinstance(batch, (list, tuple)) else self.model(batch)
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The set-up's precision, as a context for calls of its model."""
         dtype = _DTYPES.get(self.setup.precision)
         return torch.autocast(self.device.type, dtype=dtype) if dtype else contextlib.nullcontext()
 
@@ -235,13 +237,9 @@ class Session:
         if self.setup.validate is not None:
             with userland("validate"):
                 return self.setup.validate()
-        modes = {module: module.training for module in self.model.modules()}
-        self.model.eval()
-        try:
+        with kept_modes(self.model):
+            self.model.eval()
             losses = [self.validation_loss(batch) for batch in self.epoch("val_loader")]
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
         return math.fsum(losses) / len(losses) if losses else math.nan
 
     def validation_loss(self, batch: Any) -> float:

@@ -28,6 +28,7 @@ from stabcheck.recording import Yardsticks
 from stabcheck.trial.batches import map_tensors, tensors
 from stabcheck.trial.losses import scalar, split
 from stabcheck.trial.minimise import FORWARD_EFFORT, minimise
+from stabcheck.trial.modes import kept_modes
 from stabcheck.trial.probes import own_parameters
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
@@ -64,20 +65,18 @@ def measure(session: Session, batches: list[Any], seed: int, *, shapes: Shapes |
 @contextlib.contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Put weights, buffers, modes and gradients back on leaving."""
-    modes = {module: module.training for module in model.modules()}
     gradients = [(p, p.grad) for p in model.parameters()]
     kept = [(t, t.detach().clone()) for t in [*model.parameters(), *model.buffers()] if not is_lazy(t)]
     for parameter, _ in gradients:
         parameter.grad = None
     try:
-        yield
+        with kept_modes(model):
+            yield
     finally:
         with torch.no_grad():
             for tensor, value in kept:
                 if not torch.equal(tensor, value):
                     tensor.copy_(value)
-        for module, mode in modes.items():
-            module.training = mode
         for parameter, gradient in gradients:
             parameter.grad = gradient
 

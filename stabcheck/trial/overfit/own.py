@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from stabcheck.check import Source
 from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
+from stabcheck.trial.modes import held_by
 from stabcheck.trial.overfit.fits import Fit, fit_with_own_step, moved, settled, weights
 from stabcheck.trial.overfit.levels import SAMPLES, OneBatch
 from stabcheck.userland import UserCodeError
@@ -169,4 +170,4 @@ class OwnStep:
 
     def _held(self) -> set[int] | None:
         optimizer = self.session.setup.optimizer
-        return None if optimizer is None else {id(p) for group in optimizer.param_groups for p in group["params"]}
+        return None if optimizer is None else held_by(optimizer)

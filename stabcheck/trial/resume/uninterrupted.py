@@ -17,6 +17,7 @@ from torch.nn.parameter import is_lazy
 from stabcheck.check import Skip
 from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
+from stabcheck.trial.modes import kept_modes
 from stabcheck.trial.resume.cuts import BOUNDARY, MID_EPOCH, Cut, Moment, Run
 from stabcheck.trial.resume.state import State, generator_states, set_generators
 from stabcheck.trial.resume.walk import Look, look
@@ -127,16 +128,12 @@ def eval_loss(session: Session, batch: Any) -> float | None:
     """The loss in eval mode, which sees the state that training does not read; None if it cannot be had."""
     if session.setup.loss_fn is None and session.setup.compute_loss is None:
         return None
-    modes = {module: module.training for module in session.model.modules()}
-    session.model.eval()
     try:
-        with kept_rng(0), torch.no_grad():
+        with kept_modes(session.model), kept_rng(0), torch.no_grad():
+            session.model.eval()
             return float(session.loss(batches.clone(batch)).detach())
     except UserCodeError:  # a loss that works in training mode or with gradients only
         return None
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 class Feed:

@@ -16,6 +16,7 @@ from torch import nn
 
 from stabcheck.stats import mean, median
 from stabcheck.trial import batches
+from stabcheck.trial.modes import kept_modes
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
 from stabcheck.trial.validation.forward_watch import uncompiled
@@ -170,16 +171,13 @@ class BatchNormTest:
     @contextlib.contextmanager
     def _kept(self) -> Iterator[None]:
         """Eval mode for all modules; modes, statistics, momenta and random numbers come back as they were."""
-        modes = {m: m.training for m in self._session.model.modules()}
         kept = [(bn, bn.momentum, {k: b.clone() for k, b in bn.named_buffers()}) for bn in self._layers.values()]
-        for module in modes:
-            module.training = False
         try:
-            with kept_rng(), uncompiled():
+            with kept_modes(self._session.model), kept_rng(), uncompiled():
+                for module in self._session.model.modules():
+                    module.training = False
                 yield
         finally:
-            for module, mode in modes.items():
-                module.training = mode
             for bn, momentum, statistics in kept:
                 bn.momentum = momentum
                 for key, value in statistics.items():

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from stabcheck.trial.modes import kept_modes
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
 from stabcheck.trial.validation.forward_watch import uncompiled
@@ -32,16 +33,14 @@ class LossProbe:
     def loss(self, *, training: bool, seed: int = 0) -> float | None:
         """The loss, with modes, buffers and random numbers left as they were."""
         model = self._session.model
-        modes, buffers = {m: m.training for m in model.modules()}, [(b, b.clone()) for b in model.buffers()]
+        buffers = [(b, b.clone()) for b in model.buffers()]
         try:
-            model.train(training)
-            with kept_rng(seed), torch.no_grad(), uncompiled():
+            with kept_modes(model), kept_rng(seed), torch.no_grad(), uncompiled():
+                model.train(training)
                 return float(self._session.loss(self._batch))
         except UserCodeError:
             return None
         finally:
-            for module, was in modes.items():
-                module.training = was
             for buffer, held in buffers:
                 buffer.data.copy_(held)
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from stabcheck.check import Skip
 from stabcheck.stats import mean, median
+from stabcheck.trial.modes import held_by
 from stabcheck.trial.session import Session
 from stabcheck.trial.validation.forward_watch import Activity, ForwardWatch, ModeCall, Print, TimeUpError, Visit
 from stabcheck.trial.validation.loader_watch import LoaderWatch
@@ -96,7 +97,7 @@ def run(session: Session, *, seconds: float = math.inf, force_eval: bool = False
         stopped = True
     leaves_grad_off = grad and not stopped and not torch.is_grad_enabled()
     torch.set_grad_enabled(grad)
-    trained = {id(p) for optimizer in watch.stepped for group in optimizer.param_groups for p in group["params"]}
+    trained = held_by(*watch.stepped)
     passes = [len(list(same)) for _, same in groupby((id(c.root), c.inputs) for c in watch.calls if c.inputs)]
     return Run(
         numbers=dict(_numbers(result)),
