@@ -126,6 +126,8 @@ def _validate(setup: TrainingSetup) -> None:
             raise SetupError(f"{key!r} is {_describe(item)}: it must be callable")
     if inspect.isclass(setup.loss_fn) and hasattr(setup.loss_fn, "forward"):
         raise SetupError(f"'loss_fn' is {_describe(setup.loss_fn)}: give an instance, {setup.loss_fn.__name__}()")
+    for key in ("optimizer", "scheduler"):
+        _validate_single(key, getattr(setup, key))
     if setup.optimizer is not None:
         _validate_object("optimizer", setup.optimizer, "param_groups", "a torch.optim.Optimizer")
     if setup.scheduler is not None:
@@ -147,6 +149,17 @@ def _validate_object(key: str, item: object, attribute: str, wanted: str) -> Non
         raise SetupError(f"{key!r} is {_describe(item)}: give an instance of it")
     if not hasattr(item, attribute):
         raise SetupError(f"{key!r} is {_describe(item)}: it must be {wanted}")
+
+
+def _validate_single(key: str, item: object) -> None:
+    if not isinstance(item, (list, tuple, Mapping)):
+        return
+    if len(item) == 1:
+        raise SetupError(f"{key!r} is {_describe(item)} with one {key} in it: give that {key} itself")
+    raise SetupError(
+        f"{key!r} is {_describe(item)} of {len(item)}: give the {key} of the main model, or leave {key!r} out, and use "
+        "them all in your own 'train_step(batch)', where each one that steps is seen"
+    )
 
 
 def _validate_loader(key: str, loader: Any) -> None:

@@ -145,8 +145,13 @@ def fact(value: object) -> str:
 
 
 def clip(text: str, length: int = 160) -> str:
-    """`text`, or its beginning with an ellipsis."""
-    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
+    """`text`, or its first words with an ellipsis."""
+    if len(text) <= length:
+        return text
+    head = text[: length - 1]
+    # A path or a number without a space is cut where it must be.
+    words = head if text[length - 1].isspace() else head.rpartition(" ")[0] or head
+    return words.rstrip(" ,;:(") + "…"
 
 
 @dataclass

@@ -109,3 +109,6 @@ def test_evidence_in_a_few_characters(given: object, expected: str) -> None:
 def test_clip_says_that_it_cut() -> None:
     assert clip("abc", 3) == "abc"
     assert clip("abcd", 3) == "ab…"
+    assert clip("two words, and more", 14) == "two words…"
+    assert clip("two words", 8) == "two…"
+    assert clip("two words", 4) == "two…"
