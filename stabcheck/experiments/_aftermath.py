@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from stabcheck.check import Finding, Rule, Source
 
 if TYPE_CHECKING:
-    from stabcheck.trial.validation.forward_watch import Visit
     from stabcheck.trial.validation.rehearsal import Rehearsal
+    from stabcheck.trial.validation.sightings import Visit
 
 BUFFER = Rule(
     "SC0604",

@@ -26,17 +26,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from stabcheck.check import Finding, NotChecked, Outcome, Rule, experiment
-from stabcheck.experiments import _aftermath, _batch_norm
+from stabcheck.experiments import _aftermath, _batch_norm, _modes
 from stabcheck.experiments._aftermath import named
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
-    from stabcheck.trial.validation.forward_watch import Activity
     from stabcheck.trial.validation.rehearsal import Rehearsal
-
-MONTE_CARLO_PASSES = 3
-"""Forwards of the same input from which active dropout is taken for Monte-Carlo averaging. Two are common without it:
-one for the loss and one for the metric."""
 
 PILED_UP = 4
 """Graphs of earlier batches alive at once from which they count as kept: GAN or contrastive losses hold two or three."""
@@ -44,29 +39,7 @@ PILED_UP = 4
 ROUNDING = 1e-5
 """Relative difference of two results that summing in another order makes."""
 
-_SAYS_MONTE_CARLO = re.compile(r"(?<![a-zA-Z])mc(?![a-z])|MC(?=[A-Z_])|monte|bayes", re.IGNORECASE)
 
-TRAINING_MODE = Rule(
-    "SC0601",
-    "validation-in-training-mode",
-    "fail",
-    message="{where} runs {what} in training mode: {effect}. {cause}.{difference}",
-    fix="Call eval() on the model at the start of validate(), and train() when it is done.",
-)
-BEYOND_EVAL = Rule(
-    "SC0602",
-    "module-beyond-eval",
-    "fail",
-    message="eval() does not reach {what}: {why}. While validating, {effect}.",
-    fix="Register modules as attributes or in an nn.ModuleList, and let train() pass the mode on to all of them.",
-)
-DROPOUT = Rule(
-    "SC0603",
-    "dropout-ignores-eval",
-    "fail",
-    message="{name} stays active in eval mode{strength} in {inside}: validation and inference drop activations at random.",
-    fix="{advice}",
-)
 EVAL_TRAINING = Rule(
     "SC0608",
     "trained-in-eval-mode",
@@ -114,8 +87,8 @@ STALE = Rule(
 @experiment(
     title="Eval mode for validation",
     rules=tuple(sorted((
-        TRAINING_MODE, BEYOND_EVAL, DROPOUT, EVAL_TRAINING, NOTHING, TRAINING_DATA, NOT_FINITE, GRAPHS, STALE,
-        *_aftermath.RULES, *_batch_norm.RULES,
+        EVAL_TRAINING, NOTHING, TRAINING_DATA, NOT_FINITE, GRAPHS, STALE,
+        *_modes.RULES, *_aftermath.RULES, *_batch_norm.RULES,
     ), key=lambda rule: rule.code)),
 )  # fmt: skip
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
@@ -123,13 +96,6 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     from stabcheck.trial.validation.rehearse import rehearse
 
     return _Judge(bench, rehearse(bench)).outcome()
-
-
-_EFFECTS = {
-    "dropout": "activations are dropped at random",
-    "statistics": "the statistics of the batch at hand are used, and the running ones take in validation data",
-    "custom": "its outputs are not those of eval mode",
-}
 
 
 class _Judge:
@@ -143,7 +109,8 @@ class _Judge:
     def outcome(self) -> Outcome:
         seen, run = self.seen, self.run
         aftermath = _aftermath.judge(seen, self.where, self.source)
-        findings = [*self.modes(), *self.dropout(), *aftermath, *self.training(), *self.data()]
+        modes = _modes.judge(self.bench, seen, self.where, self.source)
+        findings = [*modes, *aftermath, *self.training(), *self.data()]
         if seen.batch_norm is not None:
             findings += _batch_norm.judge(seen.batch_norm)
         return Outcome(
@@ -165,72 +132,6 @@ class _Judge:
             },
             not_checked=(*seen.not_checked, *self.not_checked()),
         )
-
-    # --- modes
-
-    def modes(self) -> Iterator[Finding]:
-        seen = self.seen
-        visits = seen.in_training_mode()
-        beyond = [v for v in visits if seen.why_beyond(v)]
-        if beyond:
-            first = beyond[0]
-            why, source = seen.why_beyond(first) or ("", None)
-            yield BEYOND_EVAL.at(
-                first.path or None,
-                source=source or self.bench.source(first.module),
-                what=named(beyond),
-                why=why,
-                effect=_EFFECTS[first.effect or "custom"],
-            )
-        rest = [v for v in visits if v not in beyond]
-        if not rest:
-            return
-        monte_carlo = self.run.passes_per_input >= MONTE_CARLO_PASSES and all(v.effect == "dropout" for v in rest)
-        deliberate = all(seen.deliberate(v) for v in rest) and all(v.effect == "dropout" for v in rest)
-        if monte_carlo and deliberate:
-            return
-        first = rest[0]
-        cause, source = seen.why_training(first)
-        yield TRAINING_MODE.at(
-            first.path or None,
-            source=source or self.source,
-            severity="warn" if monte_carlo or deliberate else "fail",
-            where=self.where,
-            what=named(rest),
-            effect=_EFFECTS[first.effect or "custom"],
-            cause=cause,
-            difference=self.difference(),
-        )
-
-    def difference(self) -> str:
-        """What validating in eval mode gives instead."""
-        here, there = self.run.numbers, self.seen.in_eval.numbers if self.seen.in_eval else {}
-        apart = {k: abs(here[k] - there[k]) / (abs(there[k]) or 1.0) for k in here.keys() & there.keys()}
-        if not apart:
-            return ""
-        key = max(sorted(apart), key=lambda k: apart[k])
-        a, b = (f"{key} = {x:.5g}" if key else f"{x:.5g}" for x in (here[key], there[key]))
-        return f" It returned {a}; with all modules in eval mode it returns {b}." if a != b else ""
-
-    def dropout(self) -> Iterator[Finding]:
-        for act in self.run.activities:
-            function = act.author.function if act.author else ""
-            by_design = self.run.passes_per_input >= MONTE_CARLO_PASSES or any(
-                _SAYS_MONTE_CARLO.search(text) for text in (act.kind or "", act.path or "", function)
-            )
-            if by_design or (act.by_hand and not self.seen.noisy_in_eval):
-                continue
-            yield DROPOUT.at(
-                act.path or None,
-                source=act.author.place if act.author and act.author.users else None,
-                # Outside of all modules it may be the noise of a contrastive loss.
-                severity="fail" if act.kind else "warn",
-                name=f"A random mask made with {act.name}()" if act.by_hand else f"{act.name}()",
-                strength="" if act.strength is None else f" with probability {act.strength:g}",
-                inside=f"{act.path or 'the model'} ({act.kind})" if act.kind else "the loss",
-                advice=_advice(act),
-                calls=act.count,
-            )
 
     def training(self) -> Iterator[Finding]:
         asleep = self.seen.asleep()
@@ -292,7 +193,7 @@ class _Judge:
             notes.append("no module depends on the mode")
         elif not any(v.training for v in switches):
             notes.append("all in eval mode")
-        elif run.passes_per_input >= MONTE_CARLO_PASSES:
+        elif run.passes_per_input >= _modes.MONTE_CARLO_PASSES:
             notes.append(f"dropout averaged over {run.passes_per_input:.0f} passes")
         else:
             notes.append("training mode makes no difference")
@@ -313,11 +214,3 @@ class _Judge:
                 "whether training goes back to training mode",
                 "validate() leaves other modes than it found, and no 'train_step' shows whether your loop calls model.train()",
             )
-
-
-def _advice(act: Activity) -> str:
-    if act.by_hand:
-        return "Return the input unchanged `if not self.training`."
-    if act.name == "scaled_dot_product_attention":
-        return "Pass dropout_p=p if self.training else 0.0: this function does not know the mode."
-    return f"Pass training=self.training to {act.name}(), whose default is True, or use nn.Dropout."

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from stabcheck.stats import mean, median
 from stabcheck.trial import batches
@@ -194,3 +195,13 @@ def _left(momentum: float | None, forwards: int | None) -> float:
     if momentum is None:
         return 0.0
     return 1.0 if momentum == 0 else float((1 - momentum) ** forwards) if forwards else 0.0
+
+
+def last_of_epoch(loader: Any) -> int | None:
+    """Size of an epoch's last batch, after which the user validates; None if it is like the others or not known."""
+    if not isinstance(loader, DataLoader) or not loader.batch_size or loader.drop_last:
+        return None
+    try:
+        return len(loader.sampler) % loader.batch_size or None  # type: ignore[arg-type]
+    except TypeError:  # a stream of unknown length
+        return None

@@ -10,7 +10,7 @@ from torch import nn
 from stabcheck.check import NotChecked, Source
 from stabcheck.setup import TrainingSetup
 from stabcheck.trial.validation.batch_norm import BatchNormReport
-from stabcheck.trial.validation.forward_watch import Visit
+from stabcheck.trial.validation.sightings import Visit
 from stabcheck.trial.validation.state_shot import Changes
 from stabcheck.trial.validation.watched import Run
 

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 from torch.utils.hooks import RemovableHandle
 
 from stabcheck.check import NotChecked
 from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.rng import RngState, kept_rng, rng_state
-from stabcheck.trial.validation.batch_norm import PROBES, BatchNormTest, is_erratic
-from stabcheck.trial.validation.forward_watch import ForwardWatch, Visit
+from stabcheck.trial.validation.batch_norm import PROBES, BatchNormTest, is_erratic, last_of_epoch
+from stabcheck.trial.validation.followers import follows
+from stabcheck.trial.validation.forward_watch import ForwardWatch
 from stabcheck.trial.validation.loss_probe import SAME_LOSS, LossProbe, differ
 from stabcheck.trial.validation.mode_switches import beyond_eval, is_batch_norm, is_untouched
 from stabcheck.trial.validation.rehearsal import Rehearsal
+from stabcheck.trial.validation.sightings import Visit
 from stabcheck.trial.validation.state_shot import StateShot
 from stabcheck.trial.validation.watched import run
 from stabcheck.userland import UserCodeError
@@ -34,9 +35,6 @@ BATCH_NORM_STEPS = 30
 ERRATIC_STEPS = 100
 """With a momentum that makes the running statistics erratic: they do less harm while the net is hardly trained. What a last
 batch of 3 costs, in units of the loss reduction: 0.2 after 30 steps, 0.5 after 80, 0.6 after 160 (MLP, momentum 0.99)."""
-
-CATCH_UP_STEPS = 12
-"""Steps in which a separate copy of the model may follow it; averaged copies are often updated once in ten steps."""
 
 SHARE_OF_BUDGET = 0.4
 """A validation is broken off after this share of the time left, so that the checks after this one get theirs."""
@@ -109,7 +107,8 @@ class _Rehearsing:
             self._repeat(seen, rng, drawn, before)
             self._weigh_buffers(seen, before, after)
             self._step_after(seen, after)
-            self._follow(seen)
+            if self._session.can_step and not seen.fails_after and not seen.changes.frozen:
+                seen.follows = follows(self._session, first, self._step)
         self._bench.tell(0.8, "comparing BatchNorm in both modes")
         self._compare_batch_norm(seen, test)
         seen.not_checked = tuple(self._left_out)
@@ -250,30 +249,6 @@ class _Rehearsing:
         if any(v.effect == "custom" for v in (*seen.flipped, *seen.eval_steps)):
             seen.eval_matters = self._probe.depends_on_mode() if self._probe else None
 
-    def _follow(self, seen: Rehearsal) -> None:
-        """Whether the model that was validated has anything to do with the one that is trained."""
-        model, first = self._session.model, seen.run
-        own = {id(p) for p in model.parameters()}
-        roots = {id(v.root): v.root for v in first.visits}
-        roots = {key: root for key, root in roots.items() if next(root.parameters(), None) is not None}
-        if not roots or not own or not self._session.can_step or seen.fails_after or seen.changes.frozen:
-            return
-        if any(id(p) in own for root in roots.values() for p in root.parameters()):
-            seen.follows = True
-            return
-        before = {key: [p.detach().clone() for p in root.parameters()] for key, root in roots.items()}
-        if any(_equal(model.parameters(), weights) for weights in before.values()):
-            return  # a copy made for the occasion
-        try:
-            for _ in range(CATCH_UP_STEPS):
-                self._step()
-            again = run(self._session)
-        except UserCodeError:
-            return  # the first steps went well: this one is not for here to judge
-        if not {id(v.root) for v in again.visits} & roots.keys():
-            return  # made anew each time
-        seen.follows = any(not _equal(root.parameters(), before[key]) for key, root in roots.items())
-
     # --- BatchNorm
 
     def _batch_norm_test(self, layers: dict[str, nn.Module]) -> BatchNormTest | None:
@@ -291,19 +266,11 @@ class _Rehearsing:
         planned = self._session.planned_steps
         forwards = planned * self._session.setup.accumulate_steps if planned else None
         try:
-            seen.batch_norm = test.report(self._trained[:BATCH_NORM_STEPS], forwards, self._last_of_epoch())
+            seen.batch_norm = test.report(
+                self._trained[:BATCH_NORM_STEPS], forwards, last_of_epoch(self._session.setup.train_loader)
+            )
         except UserCodeError as error:
             self._leave_out(_BATCH_NORM, str(error))
-
-    def _last_of_epoch(self) -> int | None:
-        """Size of an epoch's last batch, after which the user validates; None if it is like the others or not known."""
-        loader = self._session.setup.train_loader
-        if not isinstance(loader, DataLoader) or not loader.batch_size or loader.drop_last:
-            return None
-        try:
-            return len(loader.sampler) % loader.batch_size or None  # type: ignore[arg-type]
-        except TypeError:  # a stream of unknown length
-            return None
 
     def _limit(self) -> float:
         return SHARE_OF_BUDGET * max(self._bench.remaining(), 1.0)
@@ -332,10 +299,3 @@ def _all_in_eval(watch: ForwardWatch) -> tuple[Visit, ...]:
 
 def _flipped(before: Visit, after: Visit) -> bool:
     return (before.training > 0) != (after.training > 0) and (before.evaluating > 0) != (after.evaluating > 0)
-
-
-def _equal(parameters: Iterable[torch.Tensor], weights: Sequence[torch.Tensor]) -> bool:
-    present = list(parameters)
-    return len(present) == len(weights) and all(
-        a.shape == b.shape and bool(torch.equal(a.detach(), b)) for a, b in zip(present, weights, strict=True)
-    )

@@ -16,8 +16,9 @@ from stabcheck.check import Skip
 from stabcheck.stats import mean, median
 from stabcheck.trial.modes import held_by
 from stabcheck.trial.session import Session
-from stabcheck.trial.validation.forward_watch import Activity, ForwardWatch, ModeCall, Print, TimeUpError, Visit
+from stabcheck.trial.validation.forward_watch import ForwardWatch, TimeUpError
 from stabcheck.trial.validation.loader_watch import LoaderWatch
+from stabcheck.trial.validation.sightings import Activity, ModeCall, Print, Visit
 from stabcheck.userland import UserCodeError
 
 BORROWED_BATCHES = 8
