@@ -22,7 +22,7 @@ from stabcheck.setup import TrainingSetup
 from stabcheck.trial import batches
 from stabcheck.trial.losses import loss_from, loss_value, scalar, split
 from stabcheck.trial.modes import kept_modes
-from stabcheck.trial.textbook import TextbookLoop
+from stabcheck.trial.textbook import TextbookLoop, load, save
 from stabcheck.userland import UserCodeError, userland
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -258,10 +258,7 @@ class Session:
             with userland("save"):
                 self.setup.save(str(path))
             return
-        parts = {key: getattr(self.setup, key) for key in ("model", "optimizer", "scheduler")}
-        with userland("state_dict()"):
-            states = {key: part.state_dict() for key, part in parts.items() if part is not None}
-            torch.save(states, path)
+        save(self.setup, path)
 
     def load(self, path: Path) -> None:
         """Read a checkpoint with the user's own load(), or the textbook one."""
@@ -269,10 +266,7 @@ class Session:
             with userland("load"):
                 self.setup.load(str(path))
             return
-        # The file is our own, written a moment ago by `save`.
-        for key, state in torch.load(path, weights_only=False).items():
-            with userland(f"{key}.load_state_dict"):
-                getattr(self.setup, key).load_state_dict(state)
+        load(self.setup, path)
 
     # --- state
 

@@ -1,7 +1,8 @@
-"""The training step that a set-up without a train_step is taken to have."""
+"""What a set-up is taken to have where it gives none of its own: a training step, a checkpoint."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +12,7 @@ from stabcheck.check import Skip
 from stabcheck.userland import userland
 
 if TYPE_CHECKING:
+    from stabcheck.setup import TrainingSetup
     from stabcheck.trial.session import Session
 
 
@@ -69,3 +71,26 @@ class TextbookLoop:
         loss = session.loss(batch)
         torch.autograd.backward(loss)
         return loss
+
+
+def save(setup: TrainingSetup, path: Path) -> None:
+    """Write the state dicts of model, optimizer and scheduler.
+
+    Raises:
+        UserCodeError: a state dict could not be had or written.
+    """
+    parts = {key: getattr(setup, key) for key in ("model", "optimizer", "scheduler")}
+    with userland("state_dict()"):
+        torch.save({key: part.state_dict() for key, part in parts.items() if part is not None}, path)
+
+
+def load(setup: TrainingSetup, path: Path) -> None:
+    """Read what `save` wrote.
+
+    Raises:
+        UserCodeError: a part did not take its state.
+    """
+    # The file is our own, written a moment ago.
+    for key, state in torch.load(path, weights_only=False).items():
+        with userland(f"{key}.load_state_dict"):
+            getattr(setup, key).load_state_dict(state)
