@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from stabcheck.options import Options
+from stabcheck.renderers.formats import FORMATS
 
 DEFAULTS = Options()
 _LOOK, _WHAT, _LIMITS, _FILES = "What you see", "What is checked", "Limits", "Files to write"
@@ -63,6 +64,11 @@ def _functions(path: Path) -> list[str]:
     except (OSError, SyntaxError, ValueError):
         return []
     return [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
+
+
+def complete_output(incomplete: str) -> list[str]:
+    """Names of formats."""
+    return [name for name in FORMATS if name.startswith(incomplete)]
 
 
 def split(words: Iterable[str] | None) -> tuple[str, ...]:
@@ -137,7 +143,28 @@ Json = Annotated[
     typer.Option(
         "--json",
         metavar="PATH",
-        help="The report as JSON; '-' makes it the only thing on standard output.",
+        help="The same as -o json=PATH.",
+        rich_help_panel=_FILES,
+    ),
+]
+Output = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FORMAT=PATH",
+        help=f"The report as {', '.join(FORMATS)}. Can be given again; PATH '-' is standard output.",
+        autocompletion=complete_output,
+        rich_help_panel=_FILES,
+    ),
+]
+OutputFormat = Annotated[
+    str | None,
+    typer.Option(
+        "--output-format",
+        metavar="FORMAT",
+        help="The same as -o FORMAT=-: nothing else is on standard output.",
+        autocompletion=complete_output,
         rich_help_panel=_FILES,
     ),
 ]

@@ -17,7 +17,17 @@ import typer
 from stabcheck import arguments as given
 from stabcheck.console import Look, OutputError, write
 from stabcheck.interrupts import Terminated, stoppable
-from stabcheck.publishing import NO_VERDICT, Shown, listen, outputs, publish, say, say_not_loaded, write_recorded
+from stabcheck.publishing import (
+    NO_VERDICT,
+    Shown,
+    formats,
+    listen,
+    outputs,
+    publish,
+    say,
+    say_not_loaded,
+    write_recorded,
+)
 from stabcheck.selection import UsageError
 from stabcheck.version import __version__
 
@@ -58,6 +68,8 @@ def run(
     budget: given.Budget = given.DEFAULTS.budget,
     load_timeout: given.LoadTimeout = given.DEFAULTS.load_timeout,
     check_timeout: given.CheckTimeout = given.DEFAULTS.check_timeout,
+    output: given.Output = None,
+    output_format: given.OutputFormat = None,
     json: given.Json = None,
     save_recording: given.SaveRecording = None,
     log_gradients: given.LogGradients = None,
@@ -86,8 +98,9 @@ def run(
         in_process=in_process,
         verbose=verbose,
     )
-    shown = Shown(json == "-", quiet, verbose, strict, color)
-    with outputs(json, log_gradients, save_recording) as files:
+    wanted = formats(output, output_format, json)
+    shown = Shown(wanted, quiet, verbose, strict, color)
+    with outputs(wanted, log_gradients, save_recording) as files:
         report, loaded = listen(target, options, shown, files)
         is_broken = not loaded and all(check.error is not None for check in report.checks)
         return (say_not_loaded if is_broken else publish)(report, files, shown)
@@ -98,6 +111,8 @@ def diagnose(
     recording: given.RecordingFile,
     select: given.Select = None,
     ignore: given.Ignore = None,
+    output: given.Output = None,
+    output_format: given.OutputFormat = None,
     json: given.Json = None,
     log_gradients: given.LogGradients = None,
     strict: given.Strict = False,
@@ -114,10 +129,11 @@ def diagnose(
         observed = from_json(recording.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{recording}: {getattr(error, 'strerror', None) or error}") from error
-    with outputs(json, log_gradients) as files:
+    wanted = formats(output, output_format, json, events=False)
+    with outputs(wanted, log_gradients) as files:
         report = judge(observed, Options(select=given.split(select), ignore=given.split(ignore)))
         write_recorded(files, observed)
-        return publish(report, files, Shown(json == "-", quiet, verbose, strict, color))
+        return publish(report, files, Shown(wanted, quiet, verbose, strict, color))
 
 
 @app.command("list")

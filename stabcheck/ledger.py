@@ -143,6 +143,7 @@ class Ledger:
             "torch": torch,
             "platform": platform.platform(),
             "device": self._facts.get("device"),
+            "entry": ":".join(map(str, self._facts.get("entry") or ())) or None,
             "seed": recording.seed if recording is not None else self.options.seed,
             "steps": recording.planned if recording is not None else self.options.steps,
         }

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stabcheck.console import Look, OutputFile, StdoutToStderr, open_outputs, write
+from stabcheck.console import Look, OutputFile, StdoutToStderr, open_outputs, to_bytes, write
 from stabcheck.interrupts import Terminated
 from stabcheck.renderers.text import STATUS_WORDS, clean
 from stabcheck.selection import UsageError
+from stabcheck.setup import nearest
 
 if TYPE_CHECKING:
     from stabcheck.arguments import Color
@@ -24,26 +25,58 @@ if TYPE_CHECKING:
 NO_VERDICT = 2
 
 
+def formats(
+    output: Sequence[str] | None, output_format: str | None, json: str | None, *, events: bool = True
+) -> dict[str, Path | None]:
+    """Format -> the file it goes to, None for standard output, from the options of these names.
+
+    Raises:
+        UsageError: a format that is not known, given twice, or a second one for standard output.
+    """
+    from stabcheck.renderers.formats import EVENTS, FORMATS
+
+    words = [*(output or ()), *([f"{output_format}=-"] if output_format else ()), *([f"json={json}"] if json else ())]
+    wanted: dict[str, Path | None] = {}
+    for word in words:
+        name, _, path = word.partition("=")
+        if name not in FORMATS:
+            raise UsageError(f"-o {word}: there is no format {name!r}{nearest(name, FORMATS)}; write FORMAT=PATH")
+        if not path:
+            raise UsageError(f"-o {word}: write {name}=PATH, or {name}=- for standard output")
+        if name == EVENTS and not events:
+            raise UsageError(f"-o {word}: a recording has no events; use -o json={path}")
+        if name in wanted:
+            raise UsageError(f"-o {word}: {name} is given twice")
+        wanted[name] = None if path == "-" else Path(path)
+    if sum(path is None for path in wanted.values()) > 1:
+        raise UsageError("only one format can go to standard output: give the others a file")
+    return wanted
+
+
 class Shown:
     """What of the report is shown, where and how."""
 
-    def __init__(self, json_on_stdout: bool, quiet: bool, verbose: bool, strict: bool, color: Color) -> None:
-        self.json_on_stdout, self.quiet, self.verbose, self.strict = json_on_stdout, quiet, verbose, strict
-        self.stream = sys.stderr if json_on_stdout else sys.stdout
+    def __init__(
+        self, wanted: Mapping[str, Path | None], quiet: bool, verbose: bool, strict: bool, color: Color
+    ) -> None:
+        self.on_stdout = next((name for name, path in wanted.items() if path is None), None)
+        """The format that has standard output to itself."""
+        self.quiet, self.verbose, self.strict = quiet, verbose, strict
+        self.stream = sys.stderr if self.on_stdout else sys.stdout
         self.look = Look.of(self.stream, color)
         self.live = Look.of(sys.stderr, color)
 
 
 def outputs(
-    json: str | None, log_gradients: Path | None, save_recording: Path | None = None
+    wanted: Mapping[str, Path | None], log_gradients: Path | None, save_recording: Path | None = None
 ) -> contextlib.AbstractContextManager[dict[str, OutputFile]]:
     """The files to write, by option; they are opened now, so that what cannot be written is known before the run."""
     from stabcheck.renderers.gradients import FORMATS
 
     if log_gradients is not None and log_gradients.suffix.lower() not in FORMATS:
         raise UsageError(f"--log-gradients {log_gradients}: the name must end in {' or '.join(FORMATS)}")
-    report = None if json in {None, "-"} else Path(str(json))
-    return open_outputs({"--json": report, "--save-recording": save_recording, "--log-gradients": log_gradients})
+    reports = {f"-o {name}": path for name, path in wanted.items()}
+    return open_outputs({**reports, "--save-recording": save_recording, "--log-gradients": log_gradients})
 
 
 def listen(target: str, options: Options, shown: Shown, files: dict[str, OutputFile]) -> tuple[Report, bool]:
@@ -65,6 +98,7 @@ def listen(target: str, options: Options, shown: Shown, files: dict[str, OutputF
             stack.callback(stream.close)  # type: ignore[attr-defined]
             for event in stream:
                 display(event)
+                _write_event(event, files, shown)
                 if isinstance(event, happened.Loaded):
                     loaded = True
                 elif isinstance(event, happened.Recorded):
@@ -108,7 +142,7 @@ def publish(report: Report, files: dict[str, OutputFile], shown: Shown) -> int:
     from stabcheck.renderers.terminal import render, verdict_line
     from stabcheck.report import exit_code
 
-    _write_json(report, files, shown)
+    _write_reports(report, files, shown)
     for option, file in files.items():
         if not file.written:
             say(f"{option} {file.path} was not written: nothing was recorded")
@@ -116,14 +150,14 @@ def publish(report: Report, files: dict[str, OutputFile], shown: Shown) -> int:
         look = shown.look.options()
         text = render(report, **look, catalog=CATALOG, base=os.getcwd(), verbose=shown.verbose)
         write(shown.stream, text)
-    elif not shown.json_on_stdout:
+    elif not shown.on_stdout:
         write(sys.stdout, verdict_line(report, ascii=shown.look.ascii) + "\n")
     return exit_code(report, strict=shown.strict)
 
 
 def say_not_loaded(report: Report, files: dict[str, OutputFile], shown: Shown) -> int:
     """One line says why nothing could be checked; JSON has it for every check."""
-    _write_json(report, files, shown)
+    _write_reports(report, files, shown)
     error = next(check.error for check in report.checks if check.error is not None)
     if error.blame == "stabcheck":
         what = f"a fault of stabcheck, not of your set-up: {error.message}"
@@ -135,11 +169,48 @@ def say_not_loaded(report: Report, files: dict[str, OutputFile], shown: Shown) -
     return NO_VERDICT
 
 
-def _write_json(report: Report, files: dict[str, OutputFile], shown: Shown) -> None:
-    if file := files.get("--json"):
-        file.write(report.to_json() + "\n")
-    if shown.json_on_stdout:
-        write(sys.stdout, report.to_json() + "\n", utf8=True)
+def _write_event(event: Event, files: dict[str, OutputFile], shown: Shown) -> None:
+    from stabcheck.renderers.formats import EVENTS
+    from stabcheck.renderers.json_lines import line
+
+    if file := files.get(f"-o {EVENTS}"):
+        file.write(line(event))
+    if shown.on_stdout == EVENTS:
+        write(sys.stdout, line(event), utf8=True)
+
+
+def _write_reports(report: Report, files: dict[str, OutputFile], shown: Shown) -> None:
+    from stabcheck.catalog import CATALOG
+    from stabcheck.renderers.formats import EVENTS, FORMATS, render
+
+    for name in FORMATS:
+        file = files.get(f"-o {name}")
+        if name == EVENTS or (file is None and shown.on_stdout != name):
+            continue
+        text = render(name, report, catalog=CATALOG, base=os.getcwd())
+        if file is not None:
+            file.write(text)
+        else:
+            write(sys.stdout, text, utf8=True)
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        _tell_github(report, shown)
+
+
+def _tell_github(report: Report, shown: Shown) -> None:
+    """Annotations in the job's log, unless they are there already, and the summary on the job's page."""
+    from stabcheck.catalog import CATALOG
+    from stabcheck.renderers import github, markdown
+
+    base = os.environ.get("GITHUB_WORKSPACE") or os.getcwd()
+    if shown.on_stdout != "github":
+        # Either stream is read for annotations, and standard output may belong to a format.
+        write(sys.stderr, github.render(report, catalog=CATALOG, base=base))
+    if page := os.environ.get("GITHUB_STEP_SUMMARY"):
+        try:
+            with open(page, "ab") as file:
+                file.write(to_bytes(markdown.render(report, catalog=CATALOG, base=base)))
+        except OSError as error:
+            say(f"GITHUB_STEP_SUMMARY {page}: cannot be written ({error.strerror})")
 
 
 def _say_partial(results: Sequence[CheckResult], checks: int) -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from stabcheck import stacks
 from stabcheck.check import Check, Skip
 from stabcheck.judging import Judged, error_of, judge, skipped
-from stabcheck.loading import TargetError, load_entry
+from stabcheck.loading import TargetError, load_entry, source_of
 from stabcheck.protocol import ACTIVE, CUT_OFF, FAILED, Channel, Message, Request, Surroundings, allowance
 from stabcheck.report import CheckError
 from stabcheck.userland import UserCodeError, is_request_to_stop, userland
@@ -81,7 +81,7 @@ class _Work:
             seed_all(request.seed)
             entry = load_entry(request.target, request.arguments)
             bench = Bench(entry, request.seed, self.scratch, self.nursery, device=device)
-            facts = _facts(bench.prepare())
+            facts = _facts(bench.prepare()) | {"entry": source_of(entry.function)}
         except BaseException as error:
             yield self._failed("load", error)
             return

@@ -112,7 +112,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Engine:
     stand_in.finish(REPORTS["pass"])
     monkeypatch.setattr(engine, "events", stand_in.play)
     monkeypatch.chdir(tmp_path)
-    for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS"):
+    for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
         monkeypatch.delenv(name, raising=False)
     return stand_in
 
@@ -180,6 +180,42 @@ def test_json_file_is_the_same_document(fake: Engine, capsys: Output) -> None:
     assert capsys.readouterr().out.startswith(Path("report.json").read_text("utf-8"))
 
 
+def test_several_formats_in_one_run(fake: Engine, capsys: Output) -> None:
+    fake.finish(REPORTS["fail"])
+    files = "-o junit=j.xml --output sarif=s.sarif -o json-lines=e.jsonl"
+    code = main(f"run train.py:setup {files} --output-format json".split())
+
+    assert code == 1
+    assert json.loads(capsys.readouterr().out)["status"] == "fail"
+    assert Path("j.xml").read_text("utf-8").startswith("<?xml")
+    assert json.loads(Path("s.sarif").read_text("utf-8"))["version"] == "2.1.0"
+    events = [json.loads(line)["event"] for line in Path("e.jsonl").read_text("utf-8").splitlines()]
+    assert events == ["progress", "loaded", "recorded", "finished"]
+
+
+def test_events_on_stdout_are_alone_there(fake: Engine, capsys: Output) -> None:
+    main(["run", "train.py:setup", "-o", "json-lines=-"])
+
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert lines[-1]["event"] == "finished"
+
+
+def test_github_gets_annotations_and_a_summary_by_itself(
+    fake: Engine, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.finish(REPORTS["fail"])
+    Path("page.md").write_text("before\n")
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "page.md")
+
+    main(["run", "train.py:setup", "--json", "-"])
+    captured = capsys.readouterr()
+
+    assert json.loads(captured.out)["status"] == "fail"
+    assert "::error title=" in captured.err
+    assert Path("page.md").read_text("utf-8").startswith("before\n## ❌ stabcheck\n")
+
+
 def test_quiet_is_one_line(fake: Engine, capsys: Output) -> None:
     fake.finish(REPORTS["fail"])
     main(["run", "train.py:setup", "--quiet"])
@@ -245,6 +281,11 @@ def test_files_without_a_recording_are_not_left_empty(fake: Engine, capsys: Outp
         ("run t.py:f --json .", "is a directory"),
         ("run t.py:f --log-gradients g.txt", "must end in .csv or .jsonl"),
         ("run t.py:f --json a --save-recording a", "name the same file"),
+        ("run t.py:f -o junit=a -o sarif=a", "-o sarif and -o junit name the same file a"),
+        ("run t.py:f -o junti=a", "there is no format 'junti' (did you mean 'junit'?)"),
+        ("run t.py:f -o junit", "write junit=PATH, or junit=- for standard output"),
+        ("run t.py:f -o junit=a --json b -o json=c", "json is given twice"),
+        ("run t.py:f --json - -o junit=-", "only one format can go to standard output"),
         ("explain nothing", "stabcheck list shows them all"),
         ("diagnose missing.json", "missing.json: No such file or directory"),
         ("diagnose .", "Is a directory"),

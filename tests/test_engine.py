@@ -72,6 +72,7 @@ def test_events_come_in_order_and_the_report_in_that_of_the_catalogue(host: engi
         "seed": 0,
         "steps": 3,
     }
+    assert report.environment["entry"].startswith(HEALTHY.partition(":")[0])
     assert report.environment["python"] == ".".join(map(str, sys.version_info[:3]))
 
 

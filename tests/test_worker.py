@@ -110,7 +110,7 @@ def test_facts(target: str, messages: Any) -> None:
     assert facts == {
         "model": "Linear", "parameters": 3, "trainable": 3, "keys": ["model", "train_loader", "loss_fn", "optimizer"],
         "train_batches": 3, "val_batches": None, "optimizer": "SGD", "scheduler": None, "device": "cpu",
-        "torch": torch.__version__,
+        "torch": torch.__version__, "entry": (target, 7),
     }  # fmt: skip
 
 

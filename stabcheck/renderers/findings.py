@@ -83,10 +83,14 @@ def _root(code: str | None, above: Mapping[str, str], known: set[str]) -> str | 
 
 def place(source: SourceLine, base: str | None) -> str:
     """`file:line`, relative to the directory `base` where the file is inside it."""
-    file = source.file
+    return f"{relative(source.file, base)}:{source.line}"
+
+
+def relative(file: str, base: str | None) -> str:
+    """The path seen from the directory `base` if it is inside it, else as it is."""
     if base and file.startswith(base.rstrip(os.sep) + os.sep):
-        file = file[len(base.rstrip(os.sep)) + 1 :]
-    return f"{file}:{source.line}"
+        return file[len(base.rstrip(os.sep)) + 1 :]
+    return file
 
 
 def write_cause(

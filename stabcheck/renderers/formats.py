@@ -1,0 +1,24 @@
+"""The table of written formats. A new one is a file with `render(report, catalog=..., base=...)` and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stabcheck.check import Check
+    from stabcheck.report import Report
+
+EVENTS = "json-lines"
+"""The one format that is written while the run goes on, event by event."""
+
+FORMATS = ("json", EVENTS, "junit", "sarif", "github", "markdown")
+
+
+def render(name: str, report: Report, *, catalog: Sequence[Check], base: str | None) -> str:
+    """The report in the format `name`, one of `FORMATS` but for `EVENTS`."""
+    if name == "json":
+        return report.to_json() + "\n"
+    function: Callable[..., str] = import_module(f"stabcheck.renderers.{name}").render
+    return function(report, catalog=catalog, base=base)

@@ -1,0 +1,103 @@
+"""SARIF 2.1.0 (OASIS, 2020), which code-scanning services read."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from stabcheck.renderers.docs import summary
+from stabcheck.renderers.wording import Said, Wording, slashed
+from stabcheck.report import plain
+
+if TYPE_CHECKING:
+    from stabcheck.check import Check, Rule
+    from stabcheck.report import CheckResult, Report, SourceLine
+
+SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+LEVELS = {"fail": "error", "warn": "warning"}
+ROOT = "SRCROOT"
+
+
+def render(report: Report, *, catalog: Sequence[Check] = (), base: str | None = None) -> str:
+    """One run with all rules of the catalogue. A finding without a line of its own is at the entry function, as such services
+    drop results that are nowhere; one that follows from another is suppressed, with that as the reason."""
+    wording = Wording(report, catalog, base)
+    rules = [(check, rule) for check in catalog for rule in check.rules]
+    places = {rule.code: place for place, (_, rule) in enumerate(rules)}
+    results = []
+    for said in wording.said():
+        results.append(_result(said, wording, places))
+        results += [
+            _result(one, wording, places, because=said.finding.code) for one in wording.explained(said.finding.code)
+        ]
+    run: dict[str, Any] = {
+        "tool": {
+            "driver": {
+                "name": "stabcheck",
+                "version": str(report.environment.get("stabcheck") or "0"),
+                "rules": [_rule(check, rule) for check, rule in rules],
+            }
+        },
+        "columnKind": "unicodeCodePoints",
+        "invocations": [_invocation(report)],
+        "results": results,
+    }
+    if base:
+        run["originalUriBaseIds"] = {ROOT: {"uri": pathlib.Path(base).absolute().as_uri() + "/"}}
+    document = {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
+    return json.dumps(plain(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _rule(check: Check, rule: Rule) -> dict[str, Any]:
+    return {
+        "id": rule.code,
+        "name": "".join(word.capitalize() for word in rule.name.split("-")),
+        "shortDescription": {"text": rule.name.replace("-", " ")},
+        "fullDescription": {"text": summary(check)},
+        "help": {"text": check.doc, "markdown": check.doc},
+        "defaultConfiguration": {"level": LEVELS[rule.severity]},
+        "properties": {"check": check.id},
+    }
+
+
+def _result(said: Said, wording: Wording, places: dict[str, int], because: str | None = None) -> dict[str, Any]:
+    finding = said.finding
+    result: dict[str, Any] = {
+        "ruleId": finding.code,
+        "level": LEVELS[finding.severity],
+        "message": {"text": f"{finding.message}\nFix: {finding.fix}"},
+        "partialFingerprints": {"rule/location/v1": f"{finding.code}:{finding.location or ''}"},
+        "properties": {"check": said.check.id, "evidence": finding.evidence},
+    }
+    if finding.code in places:
+        result["ruleIndex"] = places[finding.code]
+    location: dict[str, Any] = {}
+    if place := wording.place(said):
+        location["physicalLocation"] = _physical(place)
+    if finding.location:
+        location["logicalLocations"] = [{"fullyQualifiedName": finding.location, "kind": "member"}]
+    if location:
+        result["locations"] = [location]
+    if because:
+        result["suppressions"] = [{"kind": "external", "justification": f"follows from {because}"}]
+    return result
+
+
+def _physical(place: SourceLine) -> dict[str, Any]:
+    path = pathlib.Path(place.file)
+    if path.is_absolute():
+        where: dict[str, Any] = {"uri": path.as_uri()}
+    else:
+        where = {"uri": quote(slashed(place.file)), "uriBaseId": ROOT}
+    return {"artifactLocation": where, "region": {"startLine": max(place.line, 1)}}
+
+
+def _invocation(report: Report) -> dict[str, Any]:
+    broken: list[CheckResult] = [check for check in report.checks if check.error is not None]
+    notes = [
+        {"level": "error", "message": {"text": f"{check.id}: {check.error.message}"}} for check in broken if check.error
+    ]
+    return {"executionSuccessful": not broken, "toolExecutionNotifications": notes}
