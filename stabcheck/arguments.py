@@ -138,6 +138,14 @@ LoadTimeout = Annotated[
     float, typer.Option(metavar="SECONDS", help="For importing TARGET and calling it.", rich_help_panel=_LIMITS)
 ]
 CheckTimeout = Annotated[float, typer.Option(metavar="SECONDS", help="For one check.", rich_help_panel=_LIMITS)]
+Baseline = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PATH",
+        help="A report in JSON: what it has found already is not counted, only what is new.",
+        rich_help_panel=_WHAT,
+    ),
+]
 Json = Annotated[
     str | None,
     typer.Option(

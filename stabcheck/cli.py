@@ -21,6 +21,7 @@ from stabcheck.publishing import (
     NO_VERDICT,
     Shown,
     formats,
+    known,
     listen,
     outputs,
     publish,
@@ -68,6 +69,7 @@ def run(
     budget: given.Budget = given.DEFAULTS.budget,
     load_timeout: given.LoadTimeout = given.DEFAULTS.load_timeout,
     check_timeout: given.CheckTimeout = given.DEFAULTS.check_timeout,
+    baseline: given.Baseline = None,
     output: given.Output = None,
     output_format: given.OutputFormat = None,
     json: given.Json = None,
@@ -96,6 +98,7 @@ def run(
         check_timeout=check_timeout,
         device=device,
         in_process=in_process,
+        suppressions=known(baseline),
         verbose=verbose,
     )
     wanted = formats(output, output_format, json)
@@ -111,6 +114,7 @@ def diagnose(
     recording: given.RecordingFile,
     select: given.Select = None,
     ignore: given.Ignore = None,
+    baseline: given.Baseline = None,
     output: given.Output = None,
     output_format: given.OutputFormat = None,
     json: given.Json = None,
@@ -131,7 +135,7 @@ def diagnose(
         raise UsageError(f"{recording}: {getattr(error, 'strerror', None) or error}") from error
     wanted = formats(output, output_format, json, events=False)
     with outputs(wanted, log_gradients) as files:
-        report = judge(observed, Options(select=given.split(select), ignore=given.split(ignore)))
+        report = judge(observed, Options(given.split(select), given.split(ignore), suppressions=known(baseline)))
         write_recorded(files, observed)
         return publish(report, files, Shown(wanted, quiet, verbose, strict, color))
 

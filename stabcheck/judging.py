@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stabcheck.check import Check, Finding, NotChecked, Outcome, Skip
+from stabcheck.check import Check, Finding, NotChecked, Outcome, Severity, Skip
 from stabcheck.report import CheckError, CheckResult, FindingResult, SourceLine, plain, status_of
 from stabcheck.userland import UserCodeError, blamed, clean, is_request_to_stop, shortened, shown
 
@@ -91,6 +91,15 @@ def only(result: CheckResult, reports: Callable[[str], bool]) -> CheckResult:
     left_out = sorted({finding.code for finding in result.findings} - {finding.code for finding in kept})
     summary = f"{result.summary} (not reported: {', '.join(left_out)})"
     return result.model_copy(update={"findings": kept, "status": status, "summary": summary})
+
+
+def regraded(result: CheckResult, severities: Mapping[str, Severity]) -> CheckResult:
+    """The result with the severities that the user gives these rules."""
+    if not any(finding.code in severities for finding in result.findings):
+        return result
+    findings = tuple(f.model_copy(update={"severity": severities.get(f.code, f.severity)}) for f in result.findings)
+    status = status_of(findings, error=result.error, skip_reason=result.skip_reason)
+    return result.model_copy(update={"findings": findings, "status": status})
 
 
 def gathered(left_unchecked: Sequence[tuple[str, NotChecked]]) -> list[NotChecked]:

@@ -16,12 +16,13 @@ from stabcheck import recording as recordings
 from stabcheck.causes import fold
 from stabcheck.check import Check, NotChecked
 from stabcheck.events import CheckFinished, Event, Loaded, Progress, Recorded
-from stabcheck.judging import Judged, failed, gathered, judge, only, skipped
+from stabcheck.judging import Judged, failed, gathered, judge, only, regraded, skipped
 from stabcheck.options import Options
 from stabcheck.protocol import Message
 from stabcheck.recording import Recording
 from stabcheck.report import STATUSES, CheckError, CheckResult, NotCheckedResult, Report, overall
 from stabcheck.selection import Selection
+from stabcheck.suppressions import suppress
 from stabcheck.version import __version__
 
 
@@ -112,7 +113,10 @@ class Ledger:
 
     def report(self) -> Report:
         """The Report; every check must have its result."""
-        checks = fold([self._results[check.id] for check in self.selection.checks])
+        folded = fold([self._results[check.id] for check in self.selection.checks])
+        accepted, suppressions = suppress(folded, self.options.suppressions, self.options.today)
+        # Last, as what explains what does not depend on how grave the user finds it.
+        checks = tuple(regraded(result, self.options.severities) for result in accepted)
         counts = Counter(check.status for check in checks)
         return Report(
             status=overall(checks),
@@ -121,6 +125,7 @@ class Ledger:
             counts={status: counts[status] for status in STATUSES},
             checks=checks,
             not_checked=tuple(NotCheckedResult(what=one.what, why=one.why) for one in gathered(self._not_checked)),
+            suppressions=suppressions,
         )
 
     def _enter(self, judged: Judged) -> CheckFinished:

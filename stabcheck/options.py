@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stabcheck.check import Severity
+from stabcheck.suppressions import Suppression
 from stabcheck.userland import UsageError
 
 
@@ -34,6 +37,13 @@ class Options:
     device: str | None = None
     in_process: bool = False
     """Run the target in this process, for debuggers: without time limits, and a crash of it ends everything."""
+    severities: Mapping[str, Severity] = field(default_factory=dict)
+    """Code of a rule -> the severity of all its findings, instead of its own."""
+    thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Id of a check -> named numbers of its file -> their values."""
+    suppressions: tuple[Suppression, ...] = ()
+    today: datetime.date = field(default_factory=datetime.date.today)
+    """Against which suppressions expire."""
     verbose: bool = False
     """Let the target print, to standard error."""
     log: Path | None = None

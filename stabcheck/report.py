@@ -10,9 +10,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from stabcheck.check import Severity
 
 Status = Literal["pass", "warn", "fail", "skip", "error"]
+SCHEMA_VERSION: Literal[1] = 1
 STATUSES: tuple[Status, ...] = ("pass", "warn", "fail", "skip", "error")
 
 
@@ -31,7 +34,7 @@ class FindingResult(_Model):
     """A rule that fired."""
 
     code: str = Field(pattern=r"^SC\d{4}$")
-    severity: Literal["warn", "fail"]
+    severity: Severity
     message: str
     location: str | None = None
     source: SourceLine | None = None
@@ -39,6 +42,13 @@ class FindingResult(_Model):
     evidence: dict[str, Any] = Field(default_factory=dict)
     follows_from: str | None = None
     """Code of the finding that explains this one; such a finding does not count."""
+    suppressed: str | None = None
+    """Why it was accepted beforehand; such a finding does not count either."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether it bears on the status of its check."""
+        return self.follows_from is None and self.suppressed is None
 
 
 class CheckError(_Model):
@@ -57,6 +67,19 @@ class NotCheckedResult(_Model):
     why: str
 
 
+class SuppressionResult(_Model):
+    """A suppression, and what became of it."""
+
+    code: str
+    location: str | None
+    reason: str
+    until: str | None
+    """ISO date of its last day."""
+    state: Literal["used", "unmatched", "expired"]
+    findings: int
+    """How many it covers."""
+
+
 class CheckResult(_Model):
     """One check of the catalogue."""
 
@@ -73,28 +96,53 @@ class CheckResult(_Model):
 class Report(_Model):
     """The whole run."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1] = SCHEMA_VERSION
     status: Literal["pass", "warn", "fail", "error"]
     target: str
     environment: dict[str, Any]
     counts: dict[Status, int]
     checks: tuple[CheckResult, ...]
     not_checked: tuple[NotCheckedResult, ...] = ()
+    suppressions: tuple[SuppressionResult, ...] = ()
 
     def to_json(self) -> str:
         """The published JSON document, without a final newline."""
         return json.dumps(plain(self.model_dump()), indent=2, ensure_ascii=False, allow_nan=False)
 
 
+def from_json(text: str) -> Report:
+    """The Report that `Report.to_json` wrote.
+
+    Raises:
+        ValueError: the text is no report, or one of a schema version that this stabcheck cannot read; the message says which.
+    """
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"not JSON: {error}") from None
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if version is None:
+        raise ValueError("not a report of stabcheck: it has no 'schema_version'")
+    if version != SCHEMA_VERSION:
+        newer = isinstance(version, int) and version > SCHEMA_VERSION
+        advice = "update stabcheck" if newer else "make it anew with this stabcheck"
+        raise ValueError(f"a report of schema version {version!r}, and this stabcheck reads {SCHEMA_VERSION}: {advice}")
+    try:
+        return Report.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"not a report: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
 def status_of(
     findings: Sequence[FindingResult], *, error: CheckError | None = None, skip_reason: str | None = None
 ) -> Status:
-    """The status of one check. A finding that follows from another check's does not count."""
+    """The status of one check. A finding that follows from another check's does not count, nor does a suppressed one."""
     if error is not None:
         return "error"
     if skip_reason is not None:
         return "skip"
-    severities = {finding.severity for finding in findings if finding.follows_from is None}
+    severities = {finding.severity for finding in findings if finding.counts}
     return "fail" if "fail" in severities else "warn" if "warn" in severities else "pass"
 
 

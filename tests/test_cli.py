@@ -193,6 +193,32 @@ def test_several_formats_in_one_run(fake: Engine, capsys: Output) -> None:
     assert events == ["progress", "loaded", "recorded", "finished"]
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not JSON"),
+        ("[]", "not a report of stabcheck: it has no 'schema_version'"),
+        ('{"schema_version": 2}', "schema version 2, and this stabcheck reads 1: update stabcheck"),
+        ('{"schema_version": 0}', "schema version 0, and this stabcheck reads 1: make it anew"),
+        ('{"schema_version": 1}', "not a report: status: Field required"),
+    ],
+)
+def test_a_baseline_that_is_no_report_is_one_line(text: str, message: str, fake: Engine, capsys: Output) -> None:
+    Path("old.json").write_text(text)
+
+    assert main(["run", "train.py:setup", "--baseline", "old.json"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_baseline_reaches_the_engine(fake: Engine) -> None:
+    Path("old.json").write_text(REPORTS["fail"].to_json())
+    main(["run", "train.py:setup", "--baseline", "old.json"])
+
+    codes = [finding.code for check in REPORTS["fail"].checks for finding in check.findings]
+    assert [known.code for known in fake.options.suppressions] == codes
+    assert {known.reason for known in fake.options.suppressions} == {"known: in the baseline old.json"}
+
+
 def test_events_on_stdout_are_alone_there(fake: Engine, capsys: Output) -> None:
     main(["run", "train.py:setup", "-o", "json-lines=-"])
 
@@ -282,6 +308,7 @@ def test_files_without_a_recording_are_not_left_empty(fake: Engine, capsys: Outp
         ("run t.py:f --log-gradients g.txt", "must end in .csv or .jsonl"),
         ("run t.py:f --json a --save-recording a", "name the same file"),
         ("run t.py:f -o junit=a -o sarif=a", "-o sarif and -o junit name the same file a"),
+        ("run t.py:f --baseline no.json", "--baseline no.json: No such file or directory"),
         ("run t.py:f -o junti=a", "there is no format 'junti' (did you mean 'junit'?)"),
         ("run t.py:f -o junit", "write junit=PATH, or junit=- for standard output"),
         ("run t.py:f -o junit=a --json b -o json=c", "json is given twice"),

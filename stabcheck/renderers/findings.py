@@ -52,8 +52,10 @@ class Cause:
 
 
 def causes(report: Report) -> list[Cause]:
-    """Every finding of the report exactly once: failures first, then what explains most, then catalogue order."""
-    everything = [(check, finding) for check in report.checks for finding in check.findings]
+    """Every finding that is not suppressed exactly once: failures first, then what explains most, then catalogue order."""
+    everything = [
+        (check, finding) for check in report.checks for finding in check.findings if finding.suppressed is None
+    ]
     above = {finding.code: finding.follows_from for _, finding in everything if finding.follows_from}
     known = {finding.code for _, finding in everything}
     roots: dict[tuple[str, str], tuple[CheckResult, list[FindingResult]]] = {}
@@ -71,6 +73,23 @@ def causes(report: Report) -> list[Cause]:
     for left in followers.values():
         found += [Cause(check, (finding,), ()) for check, finding in left]
     return sorted(found, key=lambda cause: (cause.severity != "fail", -len(cause.followers)))
+
+
+def suppressed(report: Report) -> list[tuple[str, str]]:
+    """(what, why) of every suppressed finding, and of suppressions that have run out or cover nothing."""
+    rows = []
+    for check in report.checks:
+        for finding in check.findings:
+            if finding.suppressed is not None:
+                where = f" at {finding.location}" if finding.location else ""
+                rows.append((f"{finding.code} {check.id}{where}", finding.suppressed))
+    for one in report.suppressions:
+        where = f" at {one.location}" if one.location else ""
+        if one.state == "expired":
+            rows.append((f"{one.code}{where}", f"ran out on {one.until} and no longer holds ({one.reason})"))
+        elif one.state == "unmatched":
+            rows.append((f"{one.code}{where}", f"covers nothing any more: take it out ({one.reason})"))
+    return rows
 
 
 def _root(code: str | None, above: Mapping[str, str], known: set[str]) -> str | None:

@@ -31,7 +31,7 @@ def render(report: Report, *, catalog: Sequence[Check] = (), base: str | None = 
         elif check.status == "skip":
             case.result = [Skipped(clean(check.skip_reason or check.summary))]
         elif check.status == "fail":
-            codes = sorted({f.code for f in check.findings if f.severity == "fail" and f.follows_from is None})
+            codes = sorted({f.code for f in check.findings if f.severity == "fail" and f.counts})
             failure = Failure(clean(check.summary), type_=",".join(codes))
             failure.text = said
             case.result = [failure]

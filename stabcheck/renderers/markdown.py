@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from stabcheck.renderers.findings import suppressed
 from stabcheck.renderers.text import STATUS_WORDS, seconds
 from stabcheck.renderers.wording import Said, Wording, slashed
 
@@ -36,6 +37,10 @@ def render(report: Report, *, catalog: Sequence[Check] = (), base: str | None = 
         lines.append(f"| {status} | {check.id} | {text(summary)} | {took} |")
     for said in wording.said():
         lines += ["", *_finding(said, wording)]
+    if rows := suppressed(report):
+        lines += ["", "<details><summary>Suppressed</summary>", ""]
+        lines += [f"- {text(what)}: {text(why)}" for what, why in rows]
+        lines += ["", "</details>"]
     if wording.unchecked:
         lines += ["", "<details><summary>Not checked</summary>", ""]
         lines += [f"- {text(what)}: {text(why)}" for what, why in wording.unchecked]

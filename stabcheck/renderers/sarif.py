@@ -31,8 +31,13 @@ def render(report: Report, *, catalog: Sequence[Check] = (), base: str | None = 
     for said in wording.said():
         results.append(_result(said, wording, places))
         results += [
-            _result(one, wording, places, because=said.finding.code) for one in wording.explained(said.finding.code)
+            _result(one, wording, places, because=f"follows from {said.finding.code}")
+            for one in wording.explained(said.finding.code)
         ]
+    for check in report.checks:
+        for finding in check.findings:
+            if finding.suppressed is not None:
+                results.append(_result(wording.of(check, finding), wording, places, because=finding.suppressed))
     run: dict[str, Any] = {
         "tool": {
             "driver": {
@@ -82,7 +87,7 @@ def _result(said: Said, wording: Wording, places: dict[str, int], because: str |
     if location:
         result["locations"] = [location]
     if because:
-        result["suppressions"] = [{"kind": "external", "justification": f"follows from {because}"}]
+        result["suppressions"] = [{"kind": "external", "justification": because}]
     return result
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stabcheck.renderers.docs import section
-from stabcheck.renderers.findings import Cause, causes, write_cause
+from stabcheck.renderers.findings import Cause, causes, suppressed, write_cause
 from stabcheck.renderers.pictures import write_pictures
 from stabcheck.renderers.text import STATUS_STYLES, STATUS_WORDS, Paper, clean, clip, seconds
 
@@ -56,6 +56,7 @@ def render(
     for cause in found:
         write_cause(paper, cause, rules, whys, base=base, verbose=verbose)
     write_pictures(paper, report, verbose=verbose)
+    _write_suppressed(paper, report)
     _write_not_checked(paper, report)
     paper.write()
     paper.write(verdict)
@@ -179,6 +180,15 @@ def _write_not_checked(paper: Paper, report: Report) -> None:
     paper.heading("Not checked")
     for what, reason in dict.fromkeys(rows):
         paper.hang("-", paper.words(f"{what}: ", (reason, "dim")), room=1)
+
+
+def _write_suppressed(paper: Paper, report: Report) -> None:
+    rows = suppressed(report)
+    if not rows:
+        return
+    paper.heading("Suppressed")
+    for what, why in rows:
+        paper.hang("-", paper.words(f"{what}: ", (why, "dim")), room=1)
 
 
 def _next(report: Report, found: Sequence[Cause]) -> str:

@@ -45,15 +45,16 @@ class Wording:
         """The findings that count, causes before symptoms and failures before warnings."""
         for cause in self.causes:
             for finding in cause.findings:
-                yield Said(cause.check, finding, self.rules.get(finding.code))
+                yield self.of(cause.check, finding)
+
+    def of(self, check: CheckResult, finding: FindingResult) -> Said:
+        """One finding."""
+        return Said(check, finding, self.rules.get(finding.code))
 
     def explained(self, code: str) -> list[Said]:
         """The findings that follow from a rule's."""
         return [
-            Said(check, finding, self.rules.get(finding.code))
-            for cause in self.causes
-            if cause.code == code
-            for check, finding in cause.followers
+            self.of(check, finding) for cause in self.causes if cause.code == code for check, finding in cause.followers
         ]
 
     def place(self, said: Said) -> SourceLine | None:

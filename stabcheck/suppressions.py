@@ -1,0 +1,120 @@
+"""Findings that are known and accepted: each with a reason, for as long as it was meant.
+
+A suppressed finding stays in the report with its reason, and counts for nothing; so does what follows from it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fnmatch
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stabcheck.report import CheckResult, FindingResult, Report, SuppressionResult
+
+
+@dataclass(frozen=True)
+class Suppression:
+    """Accept what the rule `code` (or a check's id, or the beginning of codes) finds."""
+
+    code: str
+    reason: str
+    location: str | None = None
+    """A pattern for the place, such as "encoder.*"; None for everywhere."""
+    until: datetime.date | None = None
+    """The last day on which it holds."""
+    exact: bool = False
+    """`location` is a place and no pattern, None meaning a finding without one."""
+    lasting: bool = True
+    """Whether it is worth telling that it matched nothing; not so for what a baseline knows."""
+
+    def covers(self, check: str, finding: FindingResult) -> bool:
+        """Whether the finding of that check is meant."""
+        if self.code != check and not finding.code.startswith(self.code.upper()):
+            return False
+        if self.exact:
+            return finding.location == self.location
+        return self.location is None or fnmatch.fnmatchcase(finding.location or "", self.location)
+
+    def expired(self, today: datetime.date) -> bool:
+        """Whether its last day is over."""
+        return self.until is not None and today > self.until
+
+
+def from_report(report: Report, name: str) -> tuple[Suppression, ...]:
+    """Suppressions of all that a report has found: what it knows is not new."""
+    return tuple(
+        Suppression(
+            finding.code, f"known: in the baseline {name}", location=finding.location, exact=True, lasting=False
+        )
+        for check in report.checks
+        for finding in check.findings
+        if finding.suppressed is None
+    )
+
+
+def suppress(
+    results: Sequence[CheckResult], suppressions: Sequence[Suppression], today: datetime.date
+) -> tuple[list[CheckResult], tuple[SuppressionResult, ...]]:
+    """The results with what is covered marked, and what became of each suppression."""
+    from stabcheck.report import SuppressionResult
+
+    used = dict.fromkeys(range(len(suppressions)), 0)
+
+    def marked(check: str, finding: FindingResult) -> FindingResult:
+        for place, suppression in enumerate(suppressions):
+            if suppression.covers(check, finding):
+                used[place] += 1
+                if not suppression.expired(today):
+                    return finding.model_copy(update={"suppressed": suppression.reason})
+        return finding
+
+    after = [_with(result, [marked(result.id, finding) for finding in result.findings]) for result in results]
+    after = _spread(after)
+    told = tuple(
+        SuppressionResult(
+            code=one.code,
+            location=one.location,
+            reason=one.reason,
+            until=one.until.isoformat() if one.until else None,
+            state="expired" if one.expired(today) else "used" if used[place] else "unmatched",
+            findings=used[place],
+        )
+        for place, one in enumerate(suppressions)
+        if one.lasting or used[place]
+    )
+    return after, told
+
+
+def _spread(results: list[CheckResult]) -> list[CheckResult]:
+    """What follows from a rule whose findings are all suppressed is suppressed too."""
+    while True:
+        findings = [finding for result in results for finding in result.findings]
+        accepted = {f.code for f in findings} - {f.code for f in findings if f.suppressed is None}
+
+        def marked(finding: FindingResult, accepted: set[str] = accepted) -> FindingResult:
+            if finding.suppressed is not None or finding.follows_from not in accepted:
+                return finding
+            return finding.model_copy(update={"suppressed": f"follows from {finding.follows_from}"})
+
+        after = [_with(result, [marked(finding) for finding in result.findings]) for result in results]
+        if after == results:
+            return results
+        results = after
+
+
+def _with(result: CheckResult, findings: Sequence[FindingResult]) -> CheckResult:
+    from stabcheck.report import status_of
+
+    if tuple(findings) == result.findings:
+        return result
+    status = status_of(findings, error=result.error, skip_reason=result.skip_reason)
+    return result.model_copy(update={"findings": tuple(findings), "status": status})
+
+
+def is_rule_or_check(code: str) -> bool:
+    """Whether `code` has the form of a rule's code or its beginning; else it must be a check's id."""
+    return re.fullmatch(r"[sS][cC]\d{2,4}", code) is not None

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import datetime
+
+import pytest
+
+from stabcheck.causes import fold
+from stabcheck.renderers import markdown, sarif, terminal
+from stabcheck.renderers.findings import suppressed
+from stabcheck.report import CheckResult, FindingResult, Report, overall, status_of
+from stabcheck.suppressions import Suppression, from_report, suppress
+
+TODAY = datetime.date(2026, 11, 20)
+
+
+def finding(code: str, location: str | None = None, **rest: object) -> FindingResult:
+    fields = {"code": code, "severity": "fail", "message": f"{code} fired", "fix": "f", "location": location, **rest}
+    return FindingResult(**fields)  # type: ignore[arg-type]
+
+
+def check(id: str, *findings: FindingResult) -> CheckResult:
+    return CheckResult(id=id, status=status_of(findings), summary="s", findings=findings)
+
+
+DYING = check("dying-relu", finding("SC0903", "encoder.0.act"), finding("SC0903", "head.act"))
+
+
+@pytest.mark.parametrize(
+    ("suppression", "covered"),
+    [
+        (Suppression("SC0903", "r"), ["encoder.0.act", "head.act"]),
+        (Suppression("sc09", "r"), ["encoder.0.act", "head.act"]),
+        (Suppression("dying-relu", "r"), ["encoder.0.act", "head.act"]),
+        (Suppression("SC0903", "r", location="encoder.*"), ["encoder.0.act"]),
+        (Suppression("SC0903", "r", location="encoder"), []),
+        (Suppression("SC0901", "r"), []),
+        (Suppression("dying", "r"), []),
+        (Suppression("SC0903", "r", until=TODAY), ["encoder.0.act", "head.act"]),
+        (Suppression("SC0903", "r", until=TODAY - datetime.timedelta(1)), []),
+        (Suppression("SC0903", "r", location="head.act", exact=True), ["head.act"]),
+        (Suppression("SC0903", "r", exact=True), []),
+    ],
+)
+def test_what_is_covered(suppression: Suppression, covered: list[str]) -> None:
+    (after,), (told,) = suppress([DYING], [suppression], TODAY)
+
+    assert [f.location for f in after.findings if f.suppressed == "r"] == covered
+    assert after.status == ("pass" if len(covered) == 2 else "fail")
+    assert (told.state == "used") == bool(covered)
+
+
+def test_expired_and_unmatched_are_told_apart() -> None:
+    _, told = suppress(
+        [DYING],
+        [Suppression("SC0903", "r", until=datetime.date(2026, 1, 1)), Suppression("SC0301", "r")],
+        TODAY,
+    )
+
+    assert [(one.code, one.state, one.findings) for one in told] == [
+        ("SC0903", "expired", 2),
+        ("SC0301", "unmatched", 0),
+    ]
+
+
+def test_what_follows_from_a_suppressed_cause_is_suppressed_too() -> None:
+    results = fold([check("dying-relu", finding("SC0901", "a")), check("vanishing-gradients", finding("SC0701"))])
+
+    after, _ = suppress(results, [Suppression("SC0901", "known")], TODAY)
+
+    assert [f.suppressed for one in after for f in one.findings] == ["known", "follows from SC0901"]
+    assert "fail" not in {one.status for one in after}
+
+
+def test_what_follows_from_a_cause_that_is_suppressed_in_one_place_only_is_not() -> None:
+    dying = check("dying-relu", finding("SC0901", "a"), finding("SC0901", "b"))
+    results = fold([dying, check("vanishing-gradients", finding("SC0701"))])
+
+    after, _ = suppress(results, [Suppression("SC0901", "known", location="a")], TODAY)
+
+    assert [f.suppressed for one in after for f in one.findings] == ["known", None, None]
+    assert after[0].status == "fail"
+
+
+def report(*checks: CheckResult, told: tuple[object, ...] = ()) -> Report:
+    return Report(status=overall(checks), target="t.py:f", environment={}, counts={}, checks=checks, suppressions=told)  # type: ignore[arg-type]
+
+
+def test_a_baseline_leaves_only_what_is_new() -> None:
+    new = check("dying-relu", *DYING.findings, finding("SC0903", "tail.act"))
+
+    (after,), told = suppress([new], from_report(report(DYING), "old.json"), TODAY)
+
+    assert [f.location for f in after.findings if f.counts] == ["tail.act"]
+    assert after.status == "fail"
+    (clean,), told = suppress([check("dying-relu")], from_report(report(DYING), "old.json"), TODAY)
+    assert (clean.status, told) == ("pass", ())
+
+
+def test_suppressed_findings_stay_visible_with_their_reason() -> None:
+    (after,), told = suppress([DYING], [Suppression("SC0903", "sparse by design"), Suppression("SC0301", "old")], TODAY)
+    made = report(after, told=told)
+
+    assert suppressed(made)[0] == ("SC0903 dying-relu at encoder.0.act", "sparse by design")
+    for text in (terminal.render(made, width=200), markdown.render(made)):
+        assert "sparse by design" in text
+        assert "covers nothing any more" in text
+    assert '"justification": "sparse by design"' in sarif.render(made)
+    assert made.status == "pass"
