@@ -77,10 +77,11 @@ def split(words: Iterable[str] | None) -> tuple[str, ...]:
 
 
 Target = Annotated[
-    str,
+    str | None,
     typer.Argument(
         metavar="TARGET",
-        help="The function that builds the set-up: path/to/file.py:function or package.module:function.",
+        help="The function that builds the set-up: path/to/file.py:function or package.module:function, or a target named "
+        "in the configuration file.",
         autocompletion=complete_target,
     ),
 ]
@@ -138,6 +139,18 @@ LoadTimeout = Annotated[
     float, typer.Option(metavar="SECONDS", help="For importing TARGET and calling it.", rich_help_panel=_LIMITS)
 ]
 CheckTimeout = Annotated[float, typer.Option(metavar="SECONDS", help="For one check.", rich_help_panel=_LIMITS)]
+All = Annotated[
+    bool, typer.Option("--all", help="Every target that the configuration file names.", rich_help_panel=_WHAT)
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="PATH",
+        help="The configuration file, instead of the nearest pyproject.toml or stabcheck.toml.",
+        rich_help_panel=_WHAT,
+    ),
+]
 Baseline = Annotated[
     Path | None,
     typer.Option(

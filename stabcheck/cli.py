@@ -58,7 +58,9 @@ def _stabcheck(
 
 @app.command()
 def run(
-    target: given.Target,
+    context: typer.Context,
+    target: given.Target = None,
+    every: given.All = False,
     arg: given.Arg = None,
     select: given.Select = None,
     ignore: given.Ignore = None,
@@ -70,6 +72,7 @@ def run(
     load_timeout: given.LoadTimeout = given.DEFAULTS.load_timeout,
     check_timeout: given.CheckTimeout = given.DEFAULTS.check_timeout,
     baseline: given.Baseline = None,
+    config: given.ConfigFile = None,
     output: given.Output = None,
     output_format: given.OutputFormat = None,
     json: given.Json = None,
@@ -84,29 +87,40 @@ def run(
 
     TARGET names a function that builds everything and returns it as a dict.
     The dict has at least 'model' and 'train_loader'; more keys, more checks.
+    What is not given here is taken from [tool.stabcheck] in pyproject.toml.
     """
-    from stabcheck.options import Options
+    from stabcheck.planning import Given, plans
 
-    options = Options(
-        select=given.split(select),
-        ignore=given.split(ignore),
-        arguments=_named(arg or ()),
-        seed=seed,
-        steps=steps,
-        budget=budget,
-        load_timeout=load_timeout,
-        check_timeout=check_timeout,
-        device=device,
-        in_process=in_process,
-        suppressions=known(baseline),
-        verbose=verbose,
-    )
-    wanted = formats(output, output_format, json)
-    shown = Shown(wanted, quiet, verbose, strict, color)
-    with outputs(wanted, log_gradients, save_recording) as files:
-        report, loaded = listen(target, options, shown, files)
-        is_broken = not loaded and all(check.error is not None for check in report.checks)
-        return (say_not_loaded if is_broken else publish)(report, files, shown)
+    said = {
+        name
+        for name in context.params
+        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
+    }
+    words = Given(
+        arguments=_named(arg or ()), select=given.split(select), ignore=given.split(ignore), seed=seed, steps=steps,
+        budget=budget, load_timeout=load_timeout, check_timeout=check_timeout, device=device, in_process=in_process,
+        baseline=baseline, strict=strict, verbose=verbose, formats=formats(output, output_format, json), said=said,
+    )  # fmt: skip
+    todo = plans(target, words, config, every=every)
+    if len(todo) > 1 and (save_recording or log_gradients):
+        raise UsageError("--save-recording and --log-gradients name one file: run one target at a time")
+    codes = []
+    for plan in todo:
+        shown = Shown(plan.formats, quiet, verbose, plan.strict, color)
+        with outputs(plan.formats, log_gradients, save_recording) as files:
+            report, loaded = listen(plan.target, plan.options, shown, files)
+            is_broken = not loaded and all(check.error is not None for check in report.checks)
+            codes.append((say_not_loaded if is_broken else publish)(report, files, shown))
+    return max(codes)
+
+
+@app.command("show-config")
+def show_config(target: given.Target = None, every: given.All = False, config: given.ConfigFile = None) -> None:
+    """Show what the configuration file makes of a run, and where it is."""
+    from stabcheck.planning import Given, plans, to_toml
+
+    for plan in plans(target, Given(), config, every=every):
+        write(sys.stdout, to_toml(plan), utf8=True)
 
 
 @app.command()

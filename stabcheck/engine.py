@@ -243,6 +243,7 @@ def _request(ledger: Ledger, files: Path) -> Request:
         left=ledger.left,
         reloading=ledger.deadline is not None,
         check_timeout=options.check_timeout,
+        thresholds={check: dict(values) for check, values in options.thresholds.items()},
         surroundings=Surroundings(
             folder=os.getcwd(),
             path=tuple(entry or os.getcwd() for entry in sys.path),

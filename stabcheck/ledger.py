@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from stabcheck import recording as recordings
+from stabcheck import thresholds
 from stabcheck.causes import fold
 from stabcheck.check import Check, NotChecked
 from stabcheck.events import CheckFinished, Event, Loaded, Progress, Recorded
@@ -103,7 +104,8 @@ class Ledger:
         for check in self.selection.checks:
             if check.kind != "diagnosis":
                 continue
-            judged = judge(check, recording, contained=False)
+            with thresholds.changed([check], self.options.thresholds):
+                judged = judge(check, recording, contained=False)
             if recording is not None and recording.failure and judged.result.status == "pass":
                 # The training raised: what was found before is worth knowing, but that nothing was is worth nothing.
                 taken = f"{recording.failure}, at step {len(recording.steps) + 1} of {recording.planned}"

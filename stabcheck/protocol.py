@@ -70,6 +70,8 @@ class Request:
     reloading: bool
     """Whether loading counts against the budget: only the first time does it not."""
     check_timeout: float
+    thresholds: dict[str, dict[str, float]]
+    """Id of a check -> named numbers of its file -> their values."""
     surroundings: Surroundings
 
     def to_message(self) -> Message:

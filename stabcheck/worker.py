@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stabcheck import stacks
+from stabcheck import stacks, thresholds
 from stabcheck.check import Check, Skip
 from stabcheck.judging import Judged, error_of, judge, skipped
 from stabcheck.loading import TargetError, load_entry, source_of
@@ -117,7 +117,9 @@ class _Work:
             return
         yield {"type": "started", "stage": check.id}
         self._begin(check.id)
-        yield _result(judge(check, self._bench, contained=self.contained))
+        with thresholds.changed([check], self.request.thresholds):
+            judged = judge(check, self._bench, contained=self.contained)
+        yield _result(judged)
         shutil.rmtree(self._bench.scratch, ignore_errors=True)
 
     def _begin(self, stage: str) -> None:

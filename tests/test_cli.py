@@ -289,7 +289,7 @@ def test_files_without_a_recording_are_not_left_empty(fake: Engine, capsys: Outp
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("run", "Missing argument 'TARGET'"),
+        ("run", "TARGET is missing: path/to/file.py:function, or a configuration file with a 'target'"),
         ("run t.py:f --no-such", "No such option: --no-such"),
         ("run t.py:f --seed x", "'--seed'"),
         ("run t.py:f --seed -1", "--seed -1: must be from 0"),

@@ -66,7 +66,7 @@ def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def request(target: str, **changes: Any) -> Request:
     given: dict[str, Any] = {
         "arguments": {}, "checks": (), "trial": "stabcheck.trial.recorder:record_trial", "recording": None, "seed": 0,
-        "steps": 4, "device": None, "budget": 60.0, "left": 60.0, "reloading": False, "check_timeout": 60.0,
+        "steps": 4, "device": None, "budget": 60.0, "left": 60.0, "reloading": False, "check_timeout": 60.0, "thresholds": {},
         "surroundings": Surroundings(os.getcwd(), (), {}, ""),
     }  # fmt: skip
     return Request(target=target, **{**given, **changes})

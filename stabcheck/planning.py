@@ -1,0 +1,136 @@
+"""From the command line and the configuration file to the runs that are to be done."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stabcheck import config as configuration
+from stabcheck.catalog import CATALOG, RETIRED
+from stabcheck.config import Config
+from stabcheck.options import Options
+from stabcheck.publishing import known
+from stabcheck.userland import UsageError
+
+PLAIN = ("seed", "steps", "device", "budget", "load_timeout", "check_timeout")
+"""Options whose value in the file counts unless the command line gives one."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the command line says. `said` names the options that were really there; the others hold defaults."""
+
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    select: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    seed: int = Options.seed
+    steps: int = Options.steps
+    budget: float = Options.budget
+    load_timeout: float = Options.load_timeout
+    check_timeout: float = Options.check_timeout
+    device: str | None = None
+    in_process: bool = False
+    baseline: Path | None = None
+    strict: bool = False
+    verbose: bool = False
+    formats: Mapping[str, Path | None] = field(default_factory=dict)
+    said: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run."""
+
+    name: str
+    """Of the target in the file; "" for one that was spelt out."""
+    file: Path | None
+    """The configuration file."""
+    target: str
+    options: Options
+    strict: bool
+    formats: Mapping[str, Path | None]
+
+
+def plans(target: str | None, given: Given, file: Path | None = None, *, every: bool = False) -> list[Plan]:
+    """The runs to do: of `target`, or of `every` target that the configuration file names.
+
+    Raises:
+        UsageError: the file or an option means nothing, or two runs would write the same file.
+    """
+    config = configuration.find(Path.cwd(), file)
+    configuration.check(config, CATALOG, RETIRED)
+    if every and target is not None:
+        raise UsageError("--all runs every target of the configuration file: leave TARGET out")
+    if every and not config.targets():
+        raise UsageError(f"--all: {config.file or 'no configuration file'} has no table 'targets'")
+    found = [_plan(name, config, given) for name in (config.targets() if every else [target])]
+    taken: dict[Path, str] = {}
+    for plan in found:
+        for path in filter(None, plan.formats.values()):
+            if taken.setdefault(path, plan.name) != plan.name:
+                raise UsageError(
+                    f"{path}: both {taken[path]} and {plan.name} would be written there; use {{name}} in the path"
+                )
+    return found
+
+
+def _plan(target: str | None, config: Config, given: Given) -> Plan:
+    settings = config.of(target)
+    name = target if target in config.targets() else ""
+    values: dict[str, Any] = {
+        key: getattr(given, key) if key in given.said or (value := getattr(settings, key)) is None else value
+        for key in PLAIN
+    }
+    baseline = given.baseline or (Path(settings.baseline) if settings.baseline else None)
+    options = Options(
+        select=given.select or tuple(settings.select),
+        ignore=given.ignore,
+        arguments={**{key: str(value) for key, value in settings.arguments.items()}, **given.arguments},
+        **values,
+        in_process=given.in_process,
+        severities=settings.severity,
+        thresholds=settings.thresholds,
+        suppressions=(*configuration.suppressions(settings), *known(baseline)),
+        verbose=given.verbose,
+    )
+    formats = {key: None if path == "-" else Path(path) for key, path in settings.output.items()} | dict(given.formats)
+    if sum(path is None for path in formats.values()) > 1:
+        raise UsageError("only one format can go to standard output: give the others a file")
+    named = {key: path and Path(str(path).replace("{name}", name or "default")) for key, path in formats.items()}
+    strict = given.strict or bool(settings.strict)
+    return Plan(name, config.file, settings.target or "", options, strict, named)
+
+
+def to_toml(plan: Plan) -> str:
+    """The plan as a table of TOML, with the file in a comment."""
+    options = plan.options
+    lines = [f"# {plan.file or 'no configuration file: all defaults'}"]
+    lines.append(f"[targets.{json.dumps(plan.name)}]" if plan.name else "[tool.stabcheck]")
+    values: dict[str, Any] = {
+        "target": plan.target,
+        "arguments": dict(options.arguments),
+        "select": list(options.select),
+    }
+    values |= {key.replace("_", "-"): getattr(options, key) for key in PLAIN}
+    values |= {"strict": plan.strict, "severity": dict(options.severities), "thresholds": dict(options.thresholds)}
+    values["output"] = {name: str(path or "-") for name, path in plan.formats.items()}
+    lines += [f"{key} = {_toml(value)}" for key, value in values.items() if value not in (None, {}, [])]
+    lines += [f"ignore = [{', '.join(_accepted(options))}]"] if options.suppressions else []
+    return "\n".join(lines) + "\n"
+
+
+def _accepted(options: Options) -> Iterator[str]:
+    for one in options.suppressions:
+        fields = {key: value for key, value in dataclasses.asdict(one).items() if key in {"code", "reason", "location"}}
+        text = ", ".join(f"{key} = {json.dumps(value)}" for key, value in fields.items() if value is not None)
+        yield f"{{{text}{f', until = {one.until}' if one.until else ''}}}"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{json.dumps(str(key))} = {_toml(item)}' for key, item in value.items())}}}"
+    return json.dumps(value)

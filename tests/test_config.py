@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import datetime
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stabcheck import engine
+from stabcheck import thresholds as numbers
+from stabcheck.catalog import CATALOG
+from stabcheck.cli import main
+from stabcheck.events import Finished
+from stabcheck.options import Options
+from stabcheck.report import CheckResult, Report
+from stabcheck.suppressions import Suppression
+
+DYING = next(check for check in CATALOG if check.id == "dying-relu")
+Runs = list[tuple[str, Options]]
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runs:
+    """Targets and options that reach the engine; every run passes. The current directory is an empty repository."""
+    heard: Runs = []
+    passed = CheckResult(id="dying-relu", status="pass", summary="s")
+    report = Report(status="pass", target="t", environment={}, counts={}, checks=(passed,))
+
+    def events(target: str, options: Options) -> Any:
+        heard.append((target, options))
+
+        def play() -> Any:
+            yield Finished(report)
+
+        return play()
+
+    monkeypatch.setattr(engine, "events", events)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".git").mkdir()
+    for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
+        monkeypatch.delenv(name, raising=False)
+    return heard
+
+
+def write(text: str, file: str = "stabcheck.toml") -> None:
+    Path(file).write_text(text)
+
+
+def test_the_file_gives_what_the_command_line_does_not(runs: Runs) -> None:
+    write("""
+        target = "train.py:setup"
+        arguments = {width = 8}
+        select = ["dying-relu"]
+        seed = 3
+        budget = 60
+        device = "cpu"
+        severity = {SC0903 = "fail"}
+        [thresholds.dying-relu]
+        fail-dead = 0.75
+    """)
+
+    assert main(["run", "--seed", "0"]) == 0
+
+    ((target, options),) = runs
+    assert Path(target) == Path.cwd() / "train.py:setup"
+    assert options == Options(
+        select=("dying-relu",), arguments={"width": "8"}, seed=0, budget=60, device="cpu", severities={"SC0903": "fail"},
+        thresholds={"dying-relu": {"fail-dead": 0.75}},
+    )  # fmt: skip
+
+
+def test_pyproject_is_read_from_a_folder_below(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    write('[tool.stabcheck]\ntarget = "train.py:setup"\noutput = {junit = "out.xml"}', "pyproject.toml")
+    Path("deep/er").mkdir(parents=True)
+    monkeypatch.chdir("deep/er")
+
+    assert main(["run"]) == 0
+
+    assert Path("../../out.xml").is_file()
+    assert Path(runs[0][0]).resolve() == (Path.cwd() / "../../train.py:setup").resolve()
+
+
+def test_the_search_ends_at_the_repository(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("seed = 3")
+    Path("inner/.git").mkdir(parents=True)
+    monkeypatch.chdir("inner")
+
+    main(["run", "train.py:setup"])
+
+    assert runs[0][1].seed == 0
+
+
+def test_a_target_on_the_command_line_is_seen_from_here(runs: Runs) -> None:
+    write("seed = 3")
+    main(["run", "train.py:setup"])
+
+    assert (runs[0][0], runs[0][1].seed) == ("train.py:setup", 3)
+
+
+TARGETS = """
+seed = 1
+ignore = [{code = "SC0903", reason = "everywhere"}]
+[targets.small]
+target = "train.py:small"
+output = {json = "{name}.json"}
+[targets.big]
+target = "pkg.train:big"
+seed = 2
+output = {json = "{name}.json"}
+ignore = [{code = "SC0301", location = "a.*", reason = "here", until = 2027-01-01}]
+"""
+
+
+def test_all_runs_every_target_with_its_own_settings(runs: Runs) -> None:
+    write(TARGETS)
+
+    assert main(["run", "--all"]) == 0
+
+    (small, first), (big, second) = runs
+    assert (Path(small).name, big) == ("train.py:small", "pkg.train:big")
+    assert (first.seed, second.seed) == (1, 2)
+    everywhere = Suppression("SC0903", "everywhere")
+    assert first.suppressions == (everywhere,)
+    assert second.suppressions == (everywhere, Suppression("SC0301", "here", "a.*", datetime.date(2027, 1, 1)))
+    assert Path("small.json").is_file()
+    assert Path("big.json").is_file()
+
+
+def test_a_target_by_its_name(runs: Runs) -> None:
+    write(TARGETS)
+    main(["run", "big"])
+
+    assert [(target, options.seed) for target, options in runs] == [("pkg.train:big", 2)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sead = 1", "unknown key 'sead' (did you mean 'seed'?)"),
+        ("load_timeout = 1", "unknown key 'load_timeout' (did you mean 'load-timeout'?)"),
+        ('seed = "1"', "seed is '1' (str): input should be a valid integer"),
+        ("seed = true", "seed is True (true or false): input should be a valid integer"),
+        ("select = 'dying-relu'", "select is 'dying-relu' (str): input should be a valid list"),
+        ("ignore = ['SC0903']", "ignore.0 is 'SC0903' (str)"),
+        ("ignore = [{code = 'SC0903'}]", "ignore.0: the key 'reason' is missing"),
+        ("ignore = [{code = 'SC0903', reason = ''}]", "ignore.0.reason is ''"),
+        ("ignore = [{code = 'SC0903', reason = 'x', untill = 2027-01-01}]", "did you mean 'until'?"),
+        ("ignore = [{code = 'SC0903', reason = 'x', until = 'soon'}]", "ignore.0.until is 'soon'"),
+        ("ignore = [{code = 'SC9999', reason = 'x'}]", "'SC9999' is no check and no rule"),
+        ("severity = {SC0903 = 'off'}", "severity.SC0903 is 'off'"),
+        ("severity = {dying-rely = 'warn'}", "did you mean 'dying-relu'?"),
+        ("[thresholds.dying-rely]\na = 1", "no check 'dying-rely' (did you mean 'dying-relu'?)"),
+        ("[thresholds.dying-relu]\nfail-deat = 1", "no threshold 'fail-deat' (did you mean 'fail-dead'?)"),
+        ("[thresholds.dying-relu]\nfail-dead = 'x'", "thresholds.dying-relu.fail-dead is 'x'"),
+        ("output = {junti = 'a'}", "output: no format 'junti' (did you mean 'junit'?)"),
+        ("output = {junit = '-', json = '-'}", "only one format can go to standard output"),
+        ("budget = 0", "--budget 0: must be above zero"),
+        ("[targets.a]\nseed = 1", "targets.a has no 'target'"),
+        ("[targets.a]\ntarget = 't.py:f'\nsed = 1", "unknown key 'targets.a.sed' (did you mean 'seed'?)"),
+        ("seed = ", "not TOML"),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_one_line(text: str, message: str, runs: Runs, capsys: Any) -> None:
+    write(text)
+    words = ["run", "a"] if text.startswith("[targets.a]\nseed") else ["run", "t.py:f"]
+
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert "stabcheck.toml" in said or "standard output" in said or "--budget" in said
+    assert said.count("\n") == 1
+    assert not runs
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("run --all", "has no table 'targets'"),
+        ("run t.py:f --all", "leave TARGET out"),
+        ("run --config no.toml", "no.toml: No such file or directory"),
+        ("run --config pyproject.toml", "it has no table [tool.stabcheck]"),
+    ],
+)
+def test_options_about_the_file(words: str, message: str, runs: Runs, capsys: Any) -> None:
+    write("", "pyproject.toml")
+
+    assert main(words.split()) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_unknown_name_shows_the_nearest(runs: Runs, capsys: Any) -> None:
+    write(TARGETS)
+
+    assert main(["run", "smal"]) == 2
+    assert "'smal' is no target of" in (said := capsys.readouterr().err)
+    assert "did you mean 'small'?" in said
+
+
+def test_two_targets_do_not_write_one_file(runs: Runs, capsys: Any) -> None:
+    write(TARGETS.replace("{name}", "same"))
+
+    assert main(["run", "--all"]) == 2
+    assert "use {name} in the path" in capsys.readouterr().err
+
+
+def test_show_config_is_toml_that_means_the_same(runs: Runs, capsys: Any) -> None:
+    write(TARGETS)
+    assert main(["show-config", "big"]) == 0
+
+    table = tomllib.loads(capsys.readouterr().out)["targets"]["big"]
+    assert table["seed"] == 2
+    assert table["target"] == "pkg.train:big"
+    assert table["ignore"][1] == {
+        "code": "SC0301", "reason": "here", "location": "a.*", "until": datetime.date(2027, 1, 1),
+    }  # fmt: skip
+
+
+KEYS = st.sampled_from(
+    [
+        "target",
+        "select",
+        "ignore",
+        "seed",
+        "steps",
+        "budget",
+        "severity",
+        "thresholds",
+        "output",
+        "targets",
+        "strict",
+        "x",
+    ]
+)
+INNER = st.sampled_from(["code", "reason", "SC0903", "dying-relu", "a"])
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=6)
+    | st.sampled_from(["dying-relu", "SC0903", "junit", "a.py:f", "warn"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(INNER, inner, max_size=3),
+    max_leaves=5,
+)  # fmt: skip
+
+
+def toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(k)} = {toml(v)}" for k, v in value.items() if v is not None) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(toml(v) for v in value if v is not None) + "]"
+    return json.dumps(value, ensure_ascii=True)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(table=st.dictionaries(KEYS, VALUES.filter(lambda v: v is not None), max_size=4))
+def test_no_file_gets_past_the_command_line(table: dict[str, Any], runs: Runs, capsys: Any) -> None:
+    write("\n".join(f"{key} = {toml(value)}" for key, value in table.items()))
+
+    code = main(["run", "t.py:f"])
+
+    said = capsys.readouterr().err
+    assert code in {0, 2}
+    assert "fault of stabcheck" not in said
+    assert "Traceback" not in said
+
+
+# --- thresholds
+
+
+def test_thresholds_are_the_named_numbers_of_the_file() -> None:
+    from stabcheck.diagnoses import dying_relu
+
+    assert numbers.of(DYING)["fail-dead"] == dying_relu.FAIL_DEAD
+
+
+def test_a_changed_threshold_holds_inside_only() -> None:
+    before = numbers.of(DYING)
+
+    with numbers.changed([DYING], {"dying-relu": {"fail-dead": 0.01}}):
+        assert numbers.of(DYING)["fail-dead"] == 0.01
+    assert numbers.of(DYING) == before
