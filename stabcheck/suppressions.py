@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,9 +31,13 @@ class Suppression:
     lasting: bool = True
     """Whether it is worth telling that it matched nothing; not so for what a baseline knows."""
 
+    def concerns(self, check: str, codes: Iterable[str]) -> bool:
+        """Whether it is about that check, or one of these rules of it."""
+        return self.code == check or any(code.startswith(self.code.upper()) for code in codes)
+
     def covers(self, check: str, finding: FindingResult) -> bool:
         """Whether the finding of that check is meant."""
-        if self.code != check and not finding.code.startswith(self.code.upper()):
+        if not self.concerns(check, (finding.code,)):
             return False
         if self.exact:
             return finding.location == self.location
@@ -57,11 +61,17 @@ def from_report(report: Report, name: str) -> tuple[Suppression, ...]:
 
 
 def suppress(
-    results: Sequence[CheckResult], suppressions: Sequence[Suppression], today: datetime.date
+    results: Sequence[CheckResult],
+    suppressions: Sequence[Suppression],
+    today: datetime.date,
+    rules: Mapping[str, Sequence[str]],
 ) -> tuple[list[CheckResult], tuple[SuppressionResult, ...]]:
-    """The results with what is covered marked, and what became of each suppression."""
+    """The results with what is covered marked, and what became of each suppression; one whose check gave no verdict cannot
+    be said to cover nothing. `rules` are the codes of each check.
+    """
     from stabcheck.report import SuppressionResult
 
+    judged = [result.id for result in results if result.status in {"pass", "warn", "fail"}]
     used = dict.fromkeys(range(len(suppressions)), 0)
 
     def marked(check: str, finding: FindingResult) -> FindingResult:
@@ -84,7 +94,7 @@ def suppress(
             findings=used[place],
         )
         for place, one in enumerate(suppressions)
-        if one.lasting or used[place]
+        if used[place] or (one.lasting and any(one.concerns(check, rules[check]) for check in judged))
     )
     return after, told
 

@@ -22,6 +22,9 @@ def check(id: str, *findings: FindingResult) -> CheckResult:
     return CheckResult(id=id, status=status_of(findings), summary="s", findings=findings)
 
 
+RULES = {
+    "dying-relu": ["SC0901", "SC0903"], "clean-split": ["SC0301"], "vanishing-gradients": ["SC0701"],
+}  # fmt: skip
 DYING = check("dying-relu", finding("SC0903", "encoder.0.act"), finding("SC0903", "head.act"))
 
 
@@ -42,7 +45,7 @@ DYING = check("dying-relu", finding("SC0903", "encoder.0.act"), finding("SC0903"
     ],
 )
 def test_what_is_covered(suppression: Suppression, covered: list[str]) -> None:
-    (after,), (told,) = suppress([DYING], [suppression], TODAY)
+    (after,), (told,) = suppress([DYING], [suppression], TODAY, RULES)
 
     assert [f.location for f in after.findings if f.suppressed == "r"] == covered
     assert after.status == ("pass" if len(covered) == 2 else "fail")
@@ -51,9 +54,10 @@ def test_what_is_covered(suppression: Suppression, covered: list[str]) -> None:
 
 def test_expired_and_unmatched_are_told_apart() -> None:
     _, told = suppress(
-        [DYING],
+        [DYING, check("clean-split")],
         [Suppression("SC0903", "r", until=datetime.date(2026, 1, 1)), Suppression("SC0301", "r")],
         TODAY,
+        RULES,
     )
 
     assert [(one.code, one.state, one.findings) for one in told] == [
@@ -62,10 +66,14 @@ def test_expired_and_unmatched_are_told_apart() -> None:
     ]
 
 
+def test_nothing_is_said_of_a_check_that_was_not_run() -> None:
+    assert suppress([DYING], [Suppression("SC0301", "r"), Suppression("clean-split", "r")], TODAY, RULES)[1] == ()
+
+
 def test_what_follows_from_a_suppressed_cause_is_suppressed_too() -> None:
     results = fold([check("dying-relu", finding("SC0901", "a")), check("vanishing-gradients", finding("SC0701"))])
 
-    after, _ = suppress(results, [Suppression("SC0901", "known")], TODAY)
+    after, _ = suppress(results, [Suppression("SC0901", "known")], TODAY, RULES)
 
     assert [f.suppressed for one in after for f in one.findings] == ["known", "follows from SC0901"]
     assert "fail" not in {one.status for one in after}
@@ -75,7 +83,7 @@ def test_what_follows_from_a_cause_that_is_suppressed_in_one_place_only_is_not()
     dying = check("dying-relu", finding("SC0901", "a"), finding("SC0901", "b"))
     results = fold([dying, check("vanishing-gradients", finding("SC0701"))])
 
-    after, _ = suppress(results, [Suppression("SC0901", "known", location="a")], TODAY)
+    after, _ = suppress(results, [Suppression("SC0901", "known", location="a")], TODAY, RULES)
 
     assert [f.suppressed for one in after for f in one.findings] == ["known", None, None]
     assert after[0].status == "fail"
@@ -88,16 +96,18 @@ def report(*checks: CheckResult, told: tuple[object, ...] = ()) -> Report:
 def test_a_baseline_leaves_only_what_is_new() -> None:
     new = check("dying-relu", *DYING.findings, finding("SC0903", "tail.act"))
 
-    (after,), told = suppress([new], from_report(report(DYING), "old.json"), TODAY)
+    (after,), told = suppress([new], from_report(report(DYING), "old.json"), TODAY, RULES)
 
     assert [f.location for f in after.findings if f.counts] == ["tail.act"]
     assert after.status == "fail"
-    (clean,), told = suppress([check("dying-relu")], from_report(report(DYING), "old.json"), TODAY)
+    (clean,), told = suppress([check("dying-relu")], from_report(report(DYING), "old.json"), TODAY, RULES)
     assert (clean.status, told) == ("pass", ())
 
 
 def test_suppressed_findings_stay_visible_with_their_reason() -> None:
-    (after,), told = suppress([DYING], [Suppression("SC0903", "sparse by design"), Suppression("SC0301", "old")], TODAY)
+    (after,), told = suppress(
+        [DYING], [Suppression("SC0903", "sparse by design"), Suppression("SC0301", "old")], TODAY, RULES
+    )
     made = report(after, told=told)
 
     assert suppressed(made)[0] == ("SC0903 dying-relu at encoder.0.act", "sparse by design")
