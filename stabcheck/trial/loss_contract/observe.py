@@ -1,0 +1,141 @@
+"""Watching the set-up compute its loss: by itself on a few batches, and inside the user's own step."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from stabcheck.trial import batches
+from stabcheck.trial.bench import Bench
+from stabcheck.trial.loop_spy import LoopSpy
+from stabcheck.trial.loss_contract.origins import reached
+from stabcheck.trial.loss_contract.watch import Crossing, LossCall, LossWatch
+from stabcheck.trial.rng import kept_rng
+from stabcheck.trial.session import Session
+from stabcheck.trial.yardsticks import undisturbed
+from stabcheck.userland import UserCodeError
+
+BATCHES = 4
+"""Batches whose loss is looked at: a fault of how outputs and targets meet is in each of them."""
+STEPS = 2
+"""Calls of the user's own step that are looked at."""
+SECONDS = 2.0
+"""After so long no further batch is begun."""
+
+
+@dataclass
+class Pass:
+    """One loss: what it is the root of, and the calls that made it."""
+
+    batch: Any
+    root: torch.Tensor | None
+    calls: list[LossCall]
+    """Those whose results are in the graph of the root, and one that raised."""
+    crossings: list[Crossing]
+    token_ids: list[torch.Tensor]
+    error: UserCodeError | None = None
+    own_step: bool = False
+    signs: tuple[float | None, ...] = ()
+    """For each call d root / d result where it is the same for all of the result's elements."""
+
+
+def passes(session: Session, seed: int) -> list[Pass]:
+    """The loss of a few training batches, each with its calls. Nothing of the session is changed.
+
+    Raises:
+        UserCodeError: the loader raised.
+    """
+    found: list[Pass] = []
+    began = time.monotonic()
+    with undisturbed(session.model), kept_rng(seed):
+        session.model.train()
+        for batch in session.epoch():
+            found.append(one_pass(session, batches.clone(batch)))
+            if len(found) >= BATCHES or found[-1].error or time.monotonic() - began > SECONDS:
+                break
+    return found
+
+
+def one_pass(session: Session, batch: Any) -> Pass:
+    """The loss of one batch with its calls, in whatever mode the model is."""
+    watch = LossWatch(session.model)
+    try:
+        with torch.enable_grad(), watch.watching():
+            root = session.loss(batch)
+    except UserCodeError as error:
+        refused = [call for call in watch.calls[-1:] if call.error]
+        return Pass(batch, None, refused, watch.crossings, watch.token_ids, error)
+    return _rooted(batch, root, watch)
+
+
+def own_passes(bench: Bench) -> list[Pass]:
+    """The same for the roots of every backward pass in a few calls of the user's own step, on a fresh session.
+
+    Raises:
+        UserCodeError: the loader raised.
+        Skip: there is no time to build the set-up again.
+    """
+    session = bench.session()
+    found: list[Pass] = []
+    spy = LoopSpy(session.model)
+    session.model.train()
+    for count, batch in enumerate(session.epoch()):
+        if count >= STEPS:
+            break
+        kept = batches.clone(batch)
+        watch = LossWatch(session.model)
+
+        def note(root: torch.Tensor, kept: Any = kept, watch: LossWatch = watch) -> None:
+            found.append(_rooted(kept, root, watch))
+            found[-1].own_step = True
+
+        spy.on_backward = note
+        try:
+            with spy.watching(), watch.watching():
+                session.step(batch)
+        except UserCodeError as error:
+            refused = [call for call in watch.calls[-1:] if call.error]
+            found.append(Pass(kept, None, refused, [], [], error, own_step=True))
+            break
+    return found
+
+
+def _rooted(batch: Any, root: torch.Tensor, watch: LossWatch) -> Pass:
+    nodes = reached(root)
+
+    def is_in(result: torch.Tensor | None) -> bool:
+        return result is not None and result.grad_fn is not None and result.grad_fn in nodes
+
+    calls = [call for call in watch.calls if is_in(call.result)]
+    crossings = [crossing for crossing in watch.crossings if is_in(crossing.result)]
+    return Pass(batch, root, calls, crossings, list(watch.token_ids), signs=_signs(root, calls))
+
+
+def _signs(root: torch.Tensor, calls: list[LossCall]) -> tuple[float | None, ...]:
+    results = [call.result for call in calls if call.result is not None]
+    if not results or root.numel() != 1:
+        return tuple(None for _ in calls)
+    try:
+        gradients = torch.autograd.grad(root, results, retain_graph=True, allow_unused=True)
+    except RuntimeError:  # a part of the graph that cannot be differentiated alone
+        return tuple(None for _ in calls)
+    return tuple(_common(gradient) for gradient in gradients)
+
+
+def _common(gradient: torch.Tensor | None) -> float | None:
+    """The one value that all elements have which are not 0; None if they differ, as weights or rewards make them."""
+    if gradient is None:
+        return None
+    values = gradient.detach().float().flatten()
+    values = values[values != 0]
+    if not values.numel() or not bool(torch.isfinite(values).all()):
+        return None
+    first = float(values[0])
+    return first if bool(((values - first).abs() <= SAME_WEIGHT * abs(first)).all()) else None
+
+
+SAME_WEIGHT = 1e-4
+"""Relative difference between the weights of samples that rounding makes."""
