@@ -67,14 +67,14 @@ class Prober:
         if isinstance(outputs, torch.Tensor) and outputs.is_floating_point() and isinstance(targets, torch.Tensor):
             self.outputs, self.targets = outputs.detach(), targets
 
-    def loss(self, outputs: torch.Tensor, targets: Any = None) -> float:
+    def loss(self, outputs: torch.Tensor, targets: Any = None, seed: int | None = None) -> float:
         """The loss with these in the place of the real ones; NaN if it refuses them. Other targets only with a loss_fn."""
         targets = self.targets if targets is None else targets
         setup = self.session.setup
         assert self.outputs is not None
         shaped = outputs.to(self.outputs.dtype).expand_as(self.outputs).clone()
         try:
-            with kept_rng(self.seed), self.session.autocast():
+            with kept_rng(self.seed if seed is None else seed), self.session.autocast():
                 if setup.loss_fn is not None:
                     with userland("loss_fn"), torch.no_grad():
                         return float(scalar(setup.loss_fn(shaped, targets), "loss_fn"))
@@ -93,6 +93,10 @@ class Prober:
         if self.outputs is None or len(self.outputs) < FEWEST_SAMPLES:
             return None
         with undisturbed(self.session.model):
+            self.session.model.eval()
+            # Actions and rewards that are drawn give the targets another meaning.
+            if self.loss(self.outputs) != self.loss(self.outputs, seed=self.seed + 1):
+                return None
             return next((flip for made in self._predictions() if (flip := self._flip(*made))), None)
 
     def _flip(self, towards: Callable[[float], torch.Tensor], others: list[torch.Tensor]) -> Flip | None:

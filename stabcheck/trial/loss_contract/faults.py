@@ -300,15 +300,17 @@ def _too_short(call: LossCall) -> Iterator[Fault]:
 
 def _refused(call: LossCall) -> Iterator[Fault]:
     """Why a loss function refused its arguments, where that is known."""
-    yield from _range(call)
     if call.target is None:
         return
     a, b = call.input, call.target
+    classes_last = call.name in CLASS_LOSSES and a.dim() > 2 and b.shape == a.shape[:-1]
+    if not classes_last or b.shape == a.shape[:1] + a.shape[2:]:
+        yield from _range(call)
     if call.name == "binary_cross_entropy" and bool(torch.isfinite(a).all()) and a.shape == b.shape:
         if float(a.min()) < 0 or float(a.max()) > 1:
             yield _wants(call, "raw scores", "probabilities", "BCEWithLogitsLoss, which applies its own sigmoid")
     elif call.name in CLASS_LOSSES:
-        if a.dim() > 2 and b.shape == a.shape[:-1]:
+        if classes_last:
             what = f"the classes are in the last axis of {shape(a)}, but the loss takes axis 1"
             yield Fault(
                 "wrong-class-axis", call.place, {**_wrong_axis(call, what, "axis 1").facts, "raised": call.error}
