@@ -46,9 +46,9 @@ SUMMED = Rule(
     "SC1608",
     "summed-loss-at-mean-rate",
     "warn",
-    "the loss is a sum over the {samples} samples of a batch, and one step at your learning rate {rate:.3g} takes it from "
-    "{before:.3g} to {after:.3g}; divided by {samples}, as for a mean, the same step takes it to {divided:.3g}",
-    "take the mean over the batch, or divide the learning rate by the batch size",
+    "the loss is a sum over {count} {unit}, and one step at your learning rate {rate:.3g} takes it from {before:.3g} to "
+    "{after:.3g}; divided by {count}, as for a mean, the same step takes it to {divided:.3g}",
+    "take the mean, or divide the learning rate by {count}",
 )
 BLIND = Rule(
     "SC1609",

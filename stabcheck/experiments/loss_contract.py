@@ -177,12 +177,14 @@ def _summed(bench: Bench, session: Session, seen: list[Pass]) -> list[Finding]:
     if not own or not plain or not is_summed(session, own[0].batch, bench.seed):
         return []
     batch, rate = own[0].batch, max(bench.peak_rates(), default=0.0)
-    step = stride(session, batch, bench.seed, rate)
+    sums = [call.input.numel() for call in own[0].calls if call.reduction == "sum"]
+    count, unit = (max(sums), "elements") if sums else (batches.size(batch), "samples")
+    step = stride(session, batch, bench.seed, rate, count)
     if step is None or not step.divided < step.before or step.after <= WORSE * abs(step.before):
         return []
     facts: dict[str, Any] = {"before": step.before, "after": step.after, "divided": step.divided}
     source = bench.source(setup.compute_loss or setup.loss_fn)
-    return [SUMMED.at(None, source=source, samples=batches.size(batch), rate=rate, **facts)]
+    return [SUMMED.at(None, source=source, count=count, unit=unit, rate=rate, **facts)]
 
 
 def _findings(faults: list[Fault], default: Source | None) -> Iterator[Finding]:

@@ -215,17 +215,16 @@ def _seeded(session: Session, batch: Any, seed: int) -> torch.Tensor:
 @dataclass(frozen=True)
 class Stride:
     """The loss of a batch before and after one step of plain gradient descent at the planned rate, and at that rate divided by
-    the number of samples."""
+    the number of terms in the sum."""
 
     before: float
     after: float
     divided: float
 
 
-def stride(session: Session, batch: Any, seed: int, rate: float) -> Stride | None:
-    """What one such step does to the batch that it was computed from; None if that cannot be told."""
+def stride(session: Session, batch: Any, seed: int, rate: float, count: int) -> Stride | None:
+    """What such steps do to the batch that they come from; None if that cannot be told."""
     parameters = [p for p in session.model.parameters() if p.requires_grad]
-    count = batches.size(batch)
     with undisturbed(session.model), kept_rng():
         session.model.train()
         try:
