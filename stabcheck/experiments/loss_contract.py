@@ -51,7 +51,7 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
             seen += observe.own_passes(bench)
         except Skip as skip:
             not_checked.append(NotChecked("the losses inside train_step", skip.reason))
-    faults = [*_of_calls(seen), *_of_signs(session, seen)]
+    faults = [*_of_calls(session, seen), *_of_signs(session, seen)]
     refused = next((p.error for p in seen if p.error is not None), None)
     if refused is not None and not faults:
         raise refused
@@ -76,9 +76,9 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     )
 
 
-def _of_calls(seen: list[Pass]) -> Iterator[Fault]:
+def _of_calls(session: Session, seen: list[Pass]) -> Iterator[Fault]:
     """What the arguments tell."""
-    from stabcheck.trial.loss_contract import faults, shifts
+    from stabcheck.trial.loss_contract import faults, observe, shifts
 
     for one in seen:
         found = [fault for call in one.calls if (fault := faults.of_call(call)) is not None]
@@ -87,6 +87,10 @@ def _of_calls(seen: list[Pass]) -> Iterator[Fault]:
         if one.root is not None:
             yield from shifts.padding(one)
     yield from _nothing_left(seen)
+    own = [p for p in seen if not p.own_step and p.root is not None]
+    if own:
+        found_later = (faults.of_targets(*later) for later in observe.later_targets(session, own[0]))
+        yield from (fault for fault in found_later if fault is not None)
 
 
 def _nothing_left(seen: list[Pass]) -> Iterator[Fault]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -67,6 +67,11 @@ def _faults(call: LossCall) -> Iterator[Fault]:
         yield from _swapped(call)
         if call.name == "ctc_loss":
             yield from _too_short(call)
+
+
+def of_targets(call: LossCall, targets: torch.Tensor) -> Fault | None:
+    """The same for other targets in the place of the call's."""
+    return next(_range(replace(call, target=targets)), None) if targets.numel() else None
 
 
 def nothing_left(call: LossCall) -> bool:

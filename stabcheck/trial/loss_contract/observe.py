@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,7 @@ from stabcheck.trial.bench import Bench
 from stabcheck.trial.loop_spy import LoopSpy
 from stabcheck.trial.loss_contract.origins import reached
 from stabcheck.trial.loss_contract.watch import Crossing, LossCall, LossWatch
+from stabcheck.trial.losses import split
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
 from stabcheck.trial.yardsticks import undisturbed
@@ -22,6 +25,8 @@ BATCHES = 4
 """Batches whose loss is looked at: a fault of how outputs and targets meet is in each of them."""
 STEPS = 2
 """Calls of the user's own step that are looked at."""
+TARGET_SECONDS = 0.3
+"""How long the targets of further batches are looked through, for a class that is rare and out of range."""
 SECONDS = 2.0
 """After so long no further batch is begun."""
 
@@ -57,6 +62,30 @@ def passes(session: Session, seed: int) -> list[Pass]:
             if len(found) >= BATCHES or found[-1].error or time.monotonic() - began > SECONDS:
                 break
     return found
+
+
+def later_targets(session: Session, seen: Pass) -> Iterator[tuple[LossCall, torch.Tensor]]:
+    """The class numbers of further batches, for the call that gets a loss_fn's targets as they are; for a short while.
+
+    Raises:
+        UserCodeError: the loader raised.
+    """
+    if session.setup.loss_fn is None:
+        return
+    given = split(seen.batch)[1]
+    calls = [c for c in seen.calls if c.has_indices and isinstance(given, torch.Tensor) and _same(c.target, given)]
+    began = time.monotonic()
+    with kept_rng():
+        for batch in itertools.islice(session.epoch() if calls else (), BATCHES, None):
+            targets = split(batch)[1]
+            if time.monotonic() - began > TARGET_SECONDS:
+                return
+            if isinstance(targets, torch.Tensor):
+                yield calls[0], targets
+
+
+def _same(a: torch.Tensor | None, b: torch.Tensor) -> bool:
+    return a is not None and a.numel() == b.numel() and bool((a.flatten() == b.to(a.device).flatten()).all())
 
 
 def one_pass(session: Session, batch: Any) -> Pass:
