@@ -81,9 +81,7 @@ def _of_calls(session: Session, seen: list[Pass]) -> Iterator[Fault]:
     from stabcheck.trial.loss_contract import faults, observe, shifts
 
     for one in seen:
-        found = [fault for call in one.calls if (fault := faults.of_call(call)) is not None]
-        yield from found
-        yield from map(faults.of_crossing, one.crossings)
+        yield from one.faults
         if one.root is not None:
             yield from shifts.padding(one)
     yield from _nothing_left(seen)
@@ -113,12 +111,7 @@ def _of_signs(session: Session, seen: list[Pass]) -> Iterator[Fault]:
     groups = getattr(session.setup.optimizer, "param_groups", [])
     upwards = bool(groups) and all(group.get("maximize") for group in groups)
     # A sum of losses may well subtract one of them, as may the two players of a game.
-    pairs = [
-        (call, sign)
-        for p in seen
-        for call, sign in zip(p.calls, p.signs, strict=False)
-        if call.name in LOSSES and call.name != "kl_div" and call.target is not None and not call.target.requires_grad
-    ]
+    pairs = [(call, sign) for p in seen for call, sign in p.supervised if call.name in LOSSES and call.name != "kl_div"]
     if not pairs or not all(sign is not None and (sign > 0) == upwards for _, sign in pairs):
         return
     call = pairs[0][0]
@@ -140,7 +133,7 @@ def _of_answers(session: Session, seen: list[Pass], seed: int) -> Iterator[Fault
     if not own:
         return
     first, setup = own[0], session.setup
-    yield from shifts.faults(session, first, seed)
+    yield from shifts.faults(session, own, seed)
     prober = None
     if setup.loss_fn is not None or (setup.compute_loss is not None and float(first.root.detach()) < 0):  # type: ignore[union-attr]
         prober = Prober(session, first.batch, seed)

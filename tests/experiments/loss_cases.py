@@ -446,7 +446,28 @@ def weighted_pads(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return (loss * (targets.flatten() != 0)).sum() / (targets != 0).sum()
 
 
+def skipping(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Labels of -1 are not known, and do not count."""
+    loss = F.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
+    return (loss * (targets >= 0)).mean()
+
+
+def with_unknown(inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return even(inputs, labels).masked_fill(inputs[:, 1] > 0, -1)
+
+
+def without_padding(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), ignore_index=0)
+
+
 HEALTHY: dict[str, Setup] = {
+    "unknown labels skipped": with_targets(with_unknown, skipping, flat),
+    "unknown labels of weight 0": with_targets(
+        with_unknown, lambda o, t: F.binary_cross_entropy_with_logits(o, t, weight=(t >= 0).float()), flat
+    ),
+    "squeezed autoencoder without padding": language(
+        lambda ids: (padded(ids)[0], padded(ids)[0]), Squeezed, without_padding
+    ),
     "textbook": classifier(),
     "label smoothing": classifier(loss_fn=nn.CrossEntropyLoss(label_smoothing=0.2)),
     "class weights": classifier(loss_fn=nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 0.5, 1.0]))),

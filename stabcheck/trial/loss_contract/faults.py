@@ -71,7 +71,8 @@ def _faults(call: LossCall) -> Iterator[Fault]:
 
 def of_targets(call: LossCall, targets: torch.Tensor) -> Fault | None:
     """The same for other targets in the place of the call's."""
-    return next(_range(replace(call, target=targets)), None) if targets.numel() else None
+    later = replace(call, target=targets, error="IndexError: Target 0 is out of bounds.")  # as it will be raised
+    return next(_range(later), None) if targets.numel() else None
 
 
 def nothing_left(call: LossCall) -> bool:
@@ -223,7 +224,7 @@ def _range(call: LossCall) -> Iterator[Fault]:
     target = call.target
     if target is None or target.is_complex():
         return
-    found = call.used if call.has_indices else target.detach()
+    found = call.used if call.has_indices else call.weighed if call.name in BINARY_LOSSES else target.detach()
     if not found.numel():
         return
     low, high = (float(v) for v in torch.aminmax(found.detach()))

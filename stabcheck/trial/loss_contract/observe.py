@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ import torch
 from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.loop_spy import LoopSpy
+from stabcheck.trial.loss_contract.faults import Fault, of_call, of_crossing
 from stabcheck.trial.loss_contract.origins import reached
 from stabcheck.trial.loss_contract.watch import Crossing, LossCall, LossWatch
 from stabcheck.trial.losses import split
@@ -27,8 +28,8 @@ STEPS = 2
 """Calls of the user's own step that are looked at."""
 TARGET_SECONDS = 0.3
 """How long the targets of further batches are looked through, for a class that is rare and out of range."""
-SECONDS = 2.0
-"""After so long no further batch is begun."""
+SECONDS = 1.0
+"""After so long no further batch or step is begun."""
 
 
 @dataclass
@@ -43,8 +44,21 @@ class Pass:
     token_ids: list[torch.Tensor]
     error: UserCodeError | None = None
     own_step: bool = False
-    signs: tuple[float | None, ...] = ()
-    """For each call d root / d result where it is the same for all of the result's elements."""
+    supervised: list[tuple[LossCall, float | None]] = field(default_factory=list)
+    """The calls with targets that are not computed, with d root / d result where all elements of the result share one."""
+    faults: list[Fault] = field(default_factory=list)
+    """What the arguments of the calls told."""
+
+    def judged(self) -> Pass:
+        """The same with its faults, and without the graph, which may hold much memory."""
+        self.faults = [fault for call in self.calls if (fault := of_call(call)) is not None]
+        self.faults += map(of_crossing, self.crossings)
+        self.crossings.clear()
+        for call in self.calls:
+            call.input, call.result, call.pull = call.input.detach(), None, None
+            call.target = call.target.detach() if call.target is not None else None
+        self.root = self.root.detach() if self.root is not None else None
+        return self
 
 
 def passes(session: Session, seed: int) -> list[Pass]:
@@ -96,7 +110,7 @@ def one_pass(session: Session, batch: Any) -> Pass:
             root = session.loss(batch)
     except UserCodeError as error:
         refused = [call for call in watch.calls[-1:] if call.error]
-        return Pass(batch, None, refused, watch.crossings, watch.token_ids, error)
+        return Pass(batch, None, refused, [], watch.token_ids, error).judged()
     return _rooted(batch, root, watch)
 
 
@@ -111,8 +125,9 @@ def own_passes(bench: Bench) -> list[Pass]:
     found: list[Pass] = []
     spy = LoopSpy(session.model)
     session.model.train()
+    began = time.monotonic()
     for count, batch in enumerate(session.epoch()):
-        if count >= STEPS:
+        if count >= STEPS or (count and time.monotonic() - began > SECONDS):
             break
         kept = batches.clone(batch)
         watch = LossWatch(session.model)
@@ -127,7 +142,7 @@ def own_passes(bench: Bench) -> list[Pass]:
                 session.step(batch)
         except UserCodeError as error:
             refused = [call for call in watch.calls[-1:] if call.error]
-            found.append(Pass(kept, None, refused, [], [], error, own_step=True))
+            found.append(Pass(kept, None, refused, [], [], error, own_step=True).judged())
             break
     return found
 
@@ -140,25 +155,31 @@ def _rooted(batch: Any, root: torch.Tensor, watch: LossWatch) -> Pass:
 
     calls = [call for call in watch.calls if is_in(call.result)]
     crossings = [crossing for crossing in watch.crossings if is_in(crossing.result)]
-    return Pass(batch, root, calls, crossings, list(watch.token_ids), signs=_signs(root, calls))
+    found = Pass(batch, root, calls, crossings, list(watch.token_ids))
+    _pull(root, calls)
+    targeted = [call for call in calls if call.target is not None and not call.target.requires_grad]
+    found.supervised = [(call, _common(call.pull)) for call in targeted]
+    return found.judged()
 
 
-def _signs(root: torch.Tensor, calls: list[LossCall]) -> tuple[float | None, ...]:
+def _pull(root: torch.Tensor, calls: list[LossCall]) -> None:
+    """Note how the root depends on the result of each call."""
     results = [call.result for call in calls if call.result is not None]
     if not results or root.numel() != 1:
-        return tuple(None for _ in calls)
+        return
     try:
         gradients = torch.autograd.grad(root, results, retain_graph=True, allow_unused=True)
     except RuntimeError:  # a part of the graph that cannot be differentiated alone
-        return tuple(None for _ in calls)
-    return tuple(_common(gradient) for gradient in gradients)
+        return
+    for call, gradient in zip(calls, gradients, strict=True):
+        call.pull = gradient.detach() if gradient is not None else None
 
 
 def _common(gradient: torch.Tensor | None) -> float | None:
     """The one value that all elements have which are not 0; None if they differ, as weights or rewards make them."""
     if gradient is None:
         return None
-    values = gradient.detach().float().flatten()
+    values = gradient.float().flatten()
     values = values[values != 0]
     if not values.numel() or not bool(torch.isfinite(values).all()):
         return None

@@ -7,7 +7,7 @@ target is, by comparing targets with tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -49,23 +49,47 @@ class Sequences:
     targets: torch.Tensor
     time_first: bool
     ignore: int
+    more: tuple[Sequences, ...] = ()
+    """The same of further batches."""
+
+    @property
+    def place(self) -> tuple[int, int, bool]:
+        """What the sequences of another batch have in common with these."""
+        return self.index, self.call, self.time_first
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether only chosen positions are predicted."""
+        ignored = self.targets == self.ignore
+        # What is ignored at the end is padding.
+        return float(ignored.float().mean() - _tail(self.targets, self.ignore).sum() / ignored.numel()) > MASKED
+
+    def counted(self) -> torch.Tensor:
+        """The targets that are not ignored, in all batches."""
+        return torch.cat([s.targets[s.targets != s.ignore] for s in (self, *self.more)])
 
     def same(self, distance: int) -> tuple[float, int]:
-        """(share of targets that equal the token `distance` after their row, how many were compared)."""
+        """(share of targets that equal the token `distance` after their row, how many were compared), in all batches."""
+        found = [s._same(distance) for s in (self, *self.more)]
+        compared = sum(count for _, count in found)
+        return sum(equal for equal, _ in found) / max(compared, 1), compared
+
+    def _same(self, distance: int) -> tuple[int, int]:
         rows, steps = self.targets.shape[1], self.tokens.shape[1]
         first, last = max(0, -distance), min(rows, steps - distance)
         if last <= first:
-            return 0.0, 0
+            return 0, 0
         targets, tokens = self.targets[:, first:last], self.tokens[:, first + distance : last + distance]
         counts = targets != self.ignore
-        compared = int(counts.sum())
-        return (float((targets == tokens)[counts].float().mean()) if compared else 0.0), compared
+        return int((targets == tokens)[counts].sum()), int(counts.sum())
 
 
-def faults(session: Session, seen: Pass, seed: int) -> Iterator[Fault]:
-    """Targets that a language model is shown, or that lie too far ahead. At most one of them."""
+def faults(session: Session, passes: list[Pass], seed: int) -> Iterator[Fault]:
+    """Targets that a language model is shown, or that lie too far ahead, in all of these passes. At most one fault."""
+    seen, further = passes[0], [s for one in passes[1:] for s in _sequences(one)]
     known: list[tuple[Sequences, int, _Sight]] = []
-    for sequences in _sequences(seen):
+    for alone in _sequences(seen):
+        sequences = replace(alone, more=tuple(s for s in further if s.place == alone.place))
         best = max(REACHES, key=lambda distance: sequences.same(distance)[0])
         if _tells(sequences) and sequences.same(best)[0] >= SAME:
             sight = _sight(session, seen, sequences, seed)
@@ -78,7 +102,6 @@ def faults(session: Session, seen: Pass, seed: int) -> Iterator[Fault]:
         if sequences.same(sight.ahead + 1)[0] >= NOT_SAME:
             continue
         share, compared = sequences.same(distance)
-        ignored = float((sequences.targets == sequences.ignore).float().mean())
         facts: dict[str, Any] = {"share": share, "compared": compared}
         place, ahead = seen.calls[sequences.call].place, distance - sight.ahead
         others = any(s.index == sequences.index and s.call != sequences.call for s, _, _ in known)
@@ -88,11 +111,11 @@ def faults(session: Session, seen: Pass, seed: int) -> Iterator[Fault]:
         if sight.causal and ahead == 2 and not others:
             yield Fault("doubly-shifted-targets", place, facts)
             return
-        if not sight.causal and distance == 0 and ignored > MASKED:
-            yield Fault("unshifted-targets", place, {**facts, "why": UNMASKED})
-            return
         if not sight.causal and distance == 0 and sight.local:
-            yield Fault("unshifted-targets", place, {**facts, "why": PASSED_ON}, "warn")
+            if sequences.is_masked:
+                yield Fault("unshifted-targets", place, {**facts, "why": UNMASKED})
+            else:
+                yield Fault("unshifted-targets", place, {**facts, "why": PASSED_ON}, "warn")
             return
 
 
@@ -121,10 +144,8 @@ def _tail(rows: torch.Tensor, value: int) -> torch.Tensor:
 
 
 def _tells(sequences: Sequences) -> bool:
-    counted = sequences.targets[sequences.targets != sequences.ignore]
-    return counted.numel() >= FEWEST_TARGETS and (
-        len(counted.unique()) >= FEWEST_SYMBOLS or counted.numel() < MASKED * sequences.targets.numel()
-    )
+    counted = sequences.counted()
+    return counted.numel() >= FEWEST_TARGETS and (len(counted.unique()) >= FEWEST_SYMBOLS or sequences.is_masked)
 
 
 def _sequences(seen: Pass) -> list[Sequences]:

@@ -54,6 +54,8 @@ class LossCall:
     result: torch.Tensor | None = None
     error: str = ""
     """What it raised: "" if nothing."""
+    pull: torch.Tensor | None = None
+    """d root / d result."""
     made_by: str | None = None
     """The module in which the softmax, sigmoid or tanh was computed whose result is the input."""
     spread: bool = False
@@ -83,6 +85,16 @@ class LossCall:
             and not self.target.is_floating_point()
             and not self.target.is_complex()
         )
+
+    @property
+    def weighed(self) -> torch.Tensor:
+        """The targets of a loss of single elements that count: neither of weight 0 nor left out of the sum afterwards."""
+        assert self.target is not None
+        counts = torch.ones_like(self.target, dtype=torch.bool)
+        for factor in (self.options.get("weight"), self.pull if self.reduction == "none" else None):
+            if isinstance(factor, torch.Tensor) and factor.dim() <= counts.dim():
+                counts &= (factor != 0).expand_as(counts)
+        return self.target.detach()[counts]
 
     @property
     def used(self) -> torch.Tensor:
