@@ -460,7 +460,20 @@ def without_padding(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tenso
     return F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), ignore_index=0)
 
 
+def silent() -> nn.Module:
+    """Its head starts at zero, so that every output is the same."""
+    network = mlp()
+    nn.init.zeros_(network[-1].weight)
+    nn.init.zeros_(network[-1].bias)
+    return network
+
+
 HEALTHY: dict[str, Setup] = {
+    "head that starts at zero": classifier(silent),
+    "binary head that starts at zero": with_targets(
+        even, lambda o, t: F.binary_cross_entropy_with_logits(o[:, 0], t), silent
+    ),
+    "hinge": with_targets(lambda x, y: 2 * even(x, y) - 1, lambda o, t: F.relu(1 - o * t).mean(), flat),
     "unknown labels skipped": with_targets(with_unknown, skipping, flat),
     "unknown labels of weight 0": with_targets(
         with_unknown, lambda o, t: F.binary_cross_entropy_with_logits(o, t, weight=(t >= 0).float()), flat

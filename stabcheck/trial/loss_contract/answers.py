@@ -19,6 +19,8 @@ from stabcheck.userland import UserCodeError, userland
 
 STEPS_AWAY = (1.0, 10.0, 100.0)
 """Distances between a prediction and its target, in logits or in standard deviations."""
+SPREADS = (0.1, 1.0, 10.0)
+"""Sizes of random predictions at which other targets have to change the loss: a margin may swallow small or large ones."""
 FEWEST_SAMPLES = 4
 
 
@@ -153,11 +155,15 @@ class Prober:
         """Whether the loss is the same whatever the targets are, though the outputs are made to fit them."""
         if self.outputs is None or self.session.setup.loss_fn is None or not self._fit():
             return False
-        first = self.loss(self.outputs)
-        if not math.isfinite(first):
-            return False
         others = [self.targets.flip(0), self.targets.roll(1, 0), self._elsewhere()]
-        return all(self.loss(self.outputs, other) == first for other in others)
+        domain, noise = domain_of(self.outputs), torch.Generator().manual_seed(self.seed)
+        for spread in SPREADS:
+            # The outputs of an untrained model may be all alike, and so may be their losses.
+            outputs = domain(spread * torch.randn(self.outputs.shape, generator=noise).to(self.outputs.device))
+            first = self.loss(outputs)
+            if not math.isfinite(first) or any(self.loss(outputs, other) != first for other in others):
+                return False
+        return True
 
     def _fit(self) -> bool:
         """Whether the outputs have the shape of scores for just these classes, or of these values."""
