@@ -28,7 +28,7 @@ from stabcheck.experiments._loss_rules import BY_NAME, RULES, SUMMED
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
-    from stabcheck.trial.loss_contract.faults import Fault
+    from stabcheck.trial.loss_contract.fault import Fault
     from stabcheck.trial.loss_contract.observe import Pass
     from stabcheck.trial.session import Session
 
@@ -92,7 +92,8 @@ def _of_calls(session: Session, seen: list[Pass]) -> Iterator[Fault]:
 
 
 def _nothing_left(seen: list[Pass]) -> Iterator[Fault]:
-    from stabcheck.trial.loss_contract.faults import Fault, nothing_left
+    from stabcheck.trial.loss_contract.fault import Fault
+    from stabcheck.trial.loss_contract.faults import nothing_left
 
     empty = [(p, call) for p in seen for call in p.calls if nothing_left(call)]
     # A sum over nothing is 0, and whoever guards against NaN knows what they do.
@@ -105,7 +106,7 @@ def _nothing_left(seen: list[Pass]) -> Iterator[Fault]:
 
 def _of_signs(session: Session, seen: list[Pass]) -> Iterator[Fault]:
     """Losses that are made larger by training, unless something else is made smaller."""
-    from stabcheck.trial.loss_contract.faults import Fault
+    from stabcheck.trial.loss_contract.fault import Fault
     from stabcheck.trial.loss_contract.watch import LOSSES
 
     groups = getattr(session.setup.optimizer, "param_groups", [])
@@ -127,7 +128,7 @@ def _of_answers(session: Session, seen: list[Pass], seed: int) -> Iterator[Fault
     """What the loss answers to chosen predictions, targets and tokens."""
     from stabcheck.trial.loss_contract import shifts
     from stabcheck.trial.loss_contract.answers import Prober
-    from stabcheck.trial.loss_contract.faults import Fault
+    from stabcheck.trial.loss_contract.fault import Fault
 
     own = [p for p in seen if not p.own_step and p.root is not None]
     if not own:

@@ -243,6 +243,7 @@ FAULTY: dict[str, list[Setup]] = {
         with_targets(lambda x, y: x[:, :1], nn.L1Loss(), flat),
         with_targets(first, lambda o, t: ((o - t) ** 2).mean(), column),
         with_targets(first, lambda o, t: (t - o).abs().mean(), column),
+        with_targets(lambda x, y: x[:, :1], lambda o, t: (o[:, 0] - t).square().mean(), column),
         stepping(lambda m, b: F.smooth_l1_loss(m(b[0])[:, :1], b[0][:, 0])),
         computing(lambda m, b: F.huber_loss(m(b[0])[:, 0], b[0][:, 0].unsqueeze(1)) + 1e-4 * m[0].weight.square().sum()),
     ],

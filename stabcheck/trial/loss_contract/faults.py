@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 
-from stabcheck.check import Severity, Source
 from stabcheck.trial.loss_contract import origins
+from stabcheck.trial.loss_contract.fault import Fault, shape
+from stabcheck.trial.loss_contract.targets import crossing_of, of_shapes, out_of_range, swapped, too_short
 from stabcheck.trial.loss_contract.watch import (
     BINARY_LOSSES,
     CLASS_LOSSES,
@@ -18,33 +18,17 @@ from stabcheck.trial.loss_contract.watch import (
     LOGIT_LOSSES,
     LOSSES,
     NORMALISERS,
-    SIGN_LOSSES,
     Crossing,
     LossCall,
-    crossed,
 )
 
-BEYOND_BINARY = 0.5
-"""How far targets of a binary cross-entropy lie outside of 0 to 1 before it counts: some GANs use noisy labels of up to 1.2."""
 FEWEST_ROWS = 4
 """Rows that sum to one before an unknown origin is taken for a softmax: one or two may do so by chance."""
 
 
-@dataclass(frozen=True)
-class Fault:
-    """A broken rule, by name, and what its sentence is made from."""
-
-    rule: str
-    place: Source | None
-    facts: dict[str, Any] = field(default_factory=dict)
-    severity: Severity | None = None
-    location: str | None = None
-    """The module that is to blame."""
-
-
 def of_crossing(crossing: Crossing) -> Fault:
     """The fault that arithmetic on crossed shapes is."""
-    return _crossed("the subtraction", *crossing.shapes, crossing.place)
+    return crossing_of("the subtraction", *crossing.shapes, crossing.place)
 
 
 def of_call(call: LossCall) -> Fault | None:
@@ -58,31 +42,26 @@ def _faults(call: LossCall) -> Iterator[Fault]:
     if call.error:
         yield from _refused(call)
         return
-    yield from _range(call)
+    yield from out_of_range(call)
     yield from _axis(call)
     yield from _twice(call)
     yield from _scale(call)
     if call.target is not None:
-        yield from _shapes(call)
-        yield from _swapped(call)
+        yield from of_shapes(call)
+        yield from swapped(call)
         if call.name == "ctc_loss":
-            yield from _too_short(call)
+            yield from too_short(call)
 
 
 def of_targets(call: LossCall, targets: torch.Tensor) -> Fault | None:
     """The same for other targets in the place of the call's."""
     later = replace(call, target=targets, error="IndexError: Target 0 is out of bounds.")  # as it will be raised
-    return next(_range(later), None) if targets.numel() else None
+    return next(out_of_range(later), None) if targets.numel() else None
 
 
 def nothing_left(call: LossCall) -> bool:
     """Whether every target is one that the loss ignores."""
     return call.has_indices and call.target is not None and call.target.numel() > 0 and call.used.numel() == 0
-
-
-def shape(tensor: torch.Tensor) -> str:
-    """A shape as a sentence has it."""
-    return str(tuple(tensor.shape))
 
 
 # --- softmax and sigmoid
@@ -217,90 +196,6 @@ def _of_one(call: LossCall, what: str) -> Fault:
     return Fault("wrong-class-axis", call.place, {"loss": call.name, "what": what, "remedy": remedy})
 
 
-# --- targets
-
-
-def _range(call: LossCall) -> Iterator[Fault]:
-    target = call.target
-    if target is None or target.is_complex():
-        return
-    found = call.used if call.has_indices else call.weighed if call.name in BINARY_LOSSES else target.detach()
-    if not found.numel():
-        return
-    low, high = (float(v) for v in torch.aminmax(found.detach()))
-    values = f"{low:g} to {high:g}"
-    if call.has_indices and call.input.dim() > 0:
-        classes = call.input.shape[call.class_axis]
-        if low < 0 or high >= classes:
-            yield _outside(call, values, f"0 to {classes - 1}", _renumber(call, low, high, classes))
-    elif call.name in BINARY_LOSSES and (low <= -BEYOND_BINARY or high >= 1 + BEYOND_BINARY):
-        yield _outside(call, values, "0 to 1, so that the loss has no lower end", "bring the targets to 0 to 1")
-    elif call.name in SIGN_LOSSES and low == 0 and high == 1 and bool(((found == 0) | (found == 1)).all()):
-        yield _outside(call, "0 and 1", "-1 and 1, so that targets of 0 teach nothing", "pass 2 * targets - 1")
-    elif call.name == "poisson_nll_loss" and low < 0:
-        yield _outside(call, values, "counts from 0 on", "a squared error suits targets below 0")
-    elif call.name == "kl_div" and low < 0 and not call.options.get("log_target"):
-        yield _outside(call, values, "probabilities", "pass log_target=True if they are log-probabilities")
-
-
-def _renumber(call: LossCall, low: float, high: float, classes: int) -> str:
-    if high == classes and low >= 1:
-        return "they are off by one: subtract 1 from the targets"
-    if classes == 1:
-        return "one output is for BCEWithLogitsLoss with float targets; for classes give the last layer one output each"
-    if low < 0 and high < classes:
-        return f"pass ignore_index={low:g} if these are not to count, or number the classes from 0"
-    if high in {254, 255}:
-        return f"pass ignore_index={high:g} if this marks what is not to count"
-    return f"number the classes from 0, or give the last layer {high + 1:g} outputs"
-
-
-def _outside(call: LossCall, found: str, wanted: str, remedy: str) -> Fault:
-    facts = {"loss": call.name, "found": found, "wanted": wanted, "remedy": remedy, "raised": call.error}
-    return Fault("targets-out-of-range", call.place, facts)
-
-
-def _shapes(call: LossCall) -> Iterator[Fault]:
-    assert call.target is not None
-    a, b = call.input, call.target
-    if call.name not in ELEMENTWISE_LOSSES or a.dim() == b.dim() or not crossed(a.shape, b.shape):
-        return
-    if call.reduction != "none" or not call.spread:
-        yield _crossed(f"{call.name}()", tuple(a.shape), tuple(b.shape), call.place)
-
-
-def _crossed(where: str, prediction: tuple[int, ...], target: tuple[int, ...], place: Source | None) -> Fault:
-    both = tuple(torch.broadcast_shapes(prediction, target))
-    facts = {"where": where, "prediction": prediction, "target": target, "both": both}
-    return Fault("crossed-shapes", place, facts)
-
-
-def _swapped(call: LossCall) -> Iterator[Fault]:
-    assert call.target is not None
-    if call.name in BINARY_LOSSES and call.target.requires_grad and not call.input.requires_grad:
-        yield Fault("swapped-arguments", call.place, {"loss": call.name})
-
-
-def _too_short(call: LossCall) -> Iterator[Fault]:
-    """CTC needs a step for each symbol, and one more between two that are equal."""
-    assert call.target is not None
-    given, wanted = (torch.as_tensor(call.options[k]).flatten().tolist() for k in ("input_lengths", "target_lengths"))
-    target = call.target.detach().cpu()
-    if bool(call.options.get("zero_infinity")):
-        return
-    flat = target.dim() == 1
-    starts = [sum(wanted[:i]) for i in range(len(wanted))]
-    needed = []
-    for i, length in enumerate(wanted):
-        row = target[starts[i] : starts[i] + length] if flat else target[i, :length]
-        needed.append(int(length) + int((row[1:] == row[:-1]).sum()))
-    short = [(need, have) for need, have in zip(needed, given, strict=False) if need > have]
-    if short:
-        need, have = short[0]
-        facts = {"count": len(short), "samples": len(wanted), "needed": need, "steps": int(have)}
-        yield Fault("ctc-input-too-short", call.place, facts)
-
-
 # --- calls that raised
 
 
@@ -311,7 +206,7 @@ def _refused(call: LossCall) -> Iterator[Fault]:
     a, b = call.input, call.target
     classes_last = call.name in CLASS_LOSSES and a.dim() > 2 and b.shape == a.shape[:-1]
     if not classes_last or b.shape == a.shape[:1] + a.shape[2:]:
-        yield from _range(call)
+        yield from out_of_range(call)
     if call.name == "binary_cross_entropy" and bool(torch.isfinite(a).all()) and a.shape == b.shape:
         if float(a.min()) < 0 or float(a.max()) > 1:
             yield _wants(call, "raw scores", "probabilities", "BCEWithLogitsLoss, which applies its own sigmoid")

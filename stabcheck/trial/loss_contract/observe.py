@@ -13,7 +13,8 @@ import torch
 from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.loop_spy import LoopSpy
-from stabcheck.trial.loss_contract.faults import Fault, of_call, of_crossing
+from stabcheck.trial.loss_contract.fault import Fault
+from stabcheck.trial.loss_contract.faults import of_call, of_crossing
 from stabcheck.trial.loss_contract.origins import reached
 from stabcheck.trial.loss_contract.watch import Crossing, LossCall, LossWatch
 from stabcheck.trial.losses import split

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from stabcheck.trial.loss_contract.faults import Fault
+from stabcheck.trial.loss_contract.fault import Fault
 from stabcheck.trial.loss_contract.observe import Pass
 from stabcheck.trial.loss_contract.watch import LossCall, LossWatch
 from stabcheck.trial.rng import kept_rng

@@ -198,7 +198,7 @@ class LossWatch(TorchFunctionMode):
                 self._activated[result.grad_fn] = self._running[-1]
         elif name in {"unsqueeze", "__getitem__", "expand", "expand_as"}:
             # Whoever adds an axis at the place itself wants the tensors to be spread.
-            if isinstance(result, torch.Tensor) and result.dim() != args[0].dim():
+            if isinstance(result, torch.Tensor) and result.dim() > args[0].dim():
                 self._spread.add(id(result))
                 self._kept.append(result)
         elif name in ARITHMETIC and not self._running:
