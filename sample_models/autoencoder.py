@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset, random_split
 EXPECTED = {
     "healthy": {},
     "healthy_variational": {},
-    "missing_channel_axis": {"one-batch-overfit": ["SC0103"]},
+    "missing_channel_axis": {"loss-contract": ["SC1603"]},
     "epsilon_outside_the_root": {"gradient-norms": ["SC0201"]},
 }
 

@@ -15,6 +15,7 @@ EXPECTED = {
     "healthy": {},
     "rate_of_sgd": {"exploding-gradients": ["SC0802"]},
     "warmup_longer_than_run": {"lr-schedule": ["SC0508"]},
+    "labels_shifted_twice": {"loss-contract": ["SC1613"]},
     "resumes_without_optimizer": {"checkpoint-resume": ["SC0403"]},
 }
 
@@ -110,6 +111,13 @@ def rate_of_sgd():
 
 def warmup_longer_than_run():
     return run(warmup=2000)  # copied from a long run: this one ends at 15% of the peak rate
+
+
+def labels_shifted_twice():
+    ids, _ = alice()
+    windows = ids.unfold(0, LENGTH + 1, 8)
+    data = [{"input_ids": w[:-1], "labels": w[1:]} for w in windows]  # and the model shifts the labels once more
+    return {**run(), "train_loader": DataLoader(data, batch_size=32, shuffle=True, drop_last=True), "val_loader": None}
 
 
 def resumes_without_optimizer():

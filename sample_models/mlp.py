@@ -14,6 +14,7 @@ EXPECTED = {
     "healthy": {},
     "sigmoid_stack": {"vanishing-gradients": ["SC0701"]},
     "prior_in_every_bias": {"dying-relu": ["SC0901"]},
+    "labels_of_minus_one": {"loss-contract": ["SC1604"]},
     "oversampled_before_split": {"clean-split": ["SC0302"]},
 }
 
@@ -29,8 +30,9 @@ def mlp(hidden=3, activation=nn.ReLU, bias=0.0):
     return nn.Sequential(*layers, nn.Dropout(0.2), nn.Linear(64, 1), nn.Flatten(0))
 
 
-def run(model, rows=None):
+def run(model, rows=None, labels=lambda malignant: malignant):
     features, malignant = cancer()
+    malignant = labels(malignant)
     rows = torch.arange(len(features)) if rows is None else rows
     rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
     train, val = rows[: len(rows) * 4 // 5], rows[len(rows) * 4 // 5 :]
@@ -55,6 +57,11 @@ def sigmoid_stack():
 
 def prior_in_every_bias():
     return run(mlp(bias=-4.6))  # the log-odds of a rare class belong into the last layer's bias, not into all of them
+
+
+def labels_of_minus_one():
+    # A label of -1 rewards ever lower scores, and costs nothing: the loss has no lower end.
+    return run(mlp(), labels=lambda malignant: 2 * malignant - 1)
 
 
 def oversampled_before_split():

@@ -10,6 +10,7 @@ from stabcheck import TrainingSetup
 EXPECTED = {
     "healthy": {},
     "killed_by_rate": {"dying-relu": ["SC0902"]},
+    "softmax_before_the_loss": {"loss-contract": ["SC1601"]},
 }
 
 
@@ -26,9 +27,9 @@ def lenet():
     )
 
 
-def run(lr=0.003):
+def run(lr=0.003, last=()):
     train, val = random_split(TensorDataset(*digits()), [0.8, 0.2], generator=torch.Generator().manual_seed(0))
-    model = lenet()
+    model = lenet().extend(last)
     return TrainingSetup(
         model=model,
         train_loader=DataLoader(train, batch_size=64, shuffle=True),
@@ -45,3 +46,7 @@ def healthy():
 
 def killed_by_rate():
     return run(lr=1.0)  # a rate for SGD: under Adam the first steps throw whole layers to where no input reaches them
+
+
+def softmax_before_the_loss():
+    return run(last=[nn.Softmax(dim=1)])  # CrossEntropyLoss applies its own: with two of them it stays above 1.46

@@ -15,6 +15,7 @@ from stabcheck.diagnoses.vanishing_gradients import CHECK as VANISHING_GRADIENTS
 from stabcheck.experiments.checkpoint_resume import CHECK as CHECKPOINT_RESUME
 from stabcheck.experiments.clean_split import CHECK as CLEAN_SPLIT
 from stabcheck.experiments.eval_mode import CHECK as EVAL_MODE
+from stabcheck.experiments.loss_contract import CHECK as LOSS_CONTRACT
 from stabcheck.experiments.lr_schedule import CHECK as LR_SCHEDULE
 from stabcheck.experiments.one_batch_overfit import CHECK as ONE_BATCH_OVERFIT
 
@@ -28,6 +29,7 @@ CATALOG: tuple[Check, ...] = (
     VANISHING_GRADIENTS,
     EXPLODING_GRADIENTS,
     DYING_RELU,
+    LOSS_CONTRACT,
 )
 
 RETIRED: dict[str, str] = {}

@@ -7,6 +7,7 @@ another check's is a skip: what it would have said without the cause is not know
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,12 +24,27 @@ class Explains:
 
 
 NO_FIT = ("SC0101", "SC0105")
+RAISED_LENGTH = 300
+"""Characters by which exceptions are compared: long ones are cut where they are published."""
+UNFIT = ("SC0101", "SC0103", "SC0105", "SC0106", "SC0108", "SC0109", "SC0110", "SC07", "SC08", "SC09")
+"""What a loss that asks for the wrong thing looks like from outside."""
+BAD_LOSS = ("SC0104", "SC0111", "SC0201", "SC0204", "SC0206")
 EXPLAINS: tuple[Explains, ...] = (
     Explains(
         "SC0205",
         ("SC01", "SC0201", "SC0206", "SC07", "SC08", "SC09"),
         "NaN in a batch spoils everything that is trained on it",
     ),
+    Explains("SC1601", UNFIT, "outputs squeezed before the loss cannot reach the targets, and pass little gradient on"),
+    Explains("SC1602", (*UNFIT, *BAD_LOSS), "a loss of scores where logarithms belong has no lower end"),
+    Explains("SC1603", UNFIT, "a loss that compares everything with everything is least at the mean"),
+    Explains("SC1604", (*UNFIT, *BAD_LOSS), "targets outside of the loss's range pull without end, or are refused"),
+    Explains("SC1606", (*UNFIT, *BAD_LOSS), "probabilities over another axis say nothing of the classes"),
+    Explains("SC1607", (*UNFIT, *BAD_LOSS), "what is pushed away from its targets fits nothing and grows without end"),
+    Explains("SC1609", (*UNFIT, "SC0102"), "without targets there is nothing to fit"),
+    Explains("SC1610", (*UNFIT, *BAD_LOSS), "a mean over nothing is NaN"),
+    Explains("SC1614", (*UNFIT, *BAD_LOSS), "the loss of what does not fit is infinite"),
+    Explains("SC1615", (*UNFIT, *BAD_LOSS), "a loss with its arguments exchanged fits something else"),
     Explains(
         "SC0206",
         ("SC0105", "SC0111", "SC0201", "SC0110", "SC07", "SC08", "SC09"),
@@ -79,7 +95,28 @@ def fold(results: Sequence[CheckResult]) -> tuple[CheckResult, ...]:
                 and code.startswith(line.effects)
             ):
                 owner[code] = line.cause
-    return tuple(_marked(result, owner) for result in results)
+    return tuple(_excused(_marked(result, owner), results) for result in results)
+
+
+def _excused(result: CheckResult, results: Sequence[CheckResult]) -> CheckResult:
+    """A check that could not run for an exception that a failed finding explains (its evidence "raised") is a skip."""
+    if result.error is None or result.error.blame != "target":
+        return result
+    said = _without_numbers(result.error.message)
+    for finding in (f for r in results for f in r.findings if f.severity == "fail"):
+        raised = _without_numbers(str(finding.evidence.get("raised") or ""))[:RAISED_LENGTH]
+        if raised and raised in said:
+            reason = f"cannot run before {finding.code} is mended, which explains what was raised"
+            status = status_of((), skip_reason=reason)
+            return result.model_copy(
+                update={"error": None, "skip_reason": reason, "status": status, "summary": "skipped"}
+            )
+    return result
+
+
+def _without_numbers(text: str) -> str:
+    """Another batch raises the same with other numbers."""
+    return re.sub(r"\d+", "#", " ".join(text.split()))
 
 
 def _marked(result: CheckResult, owner: dict[str, str]) -> CheckResult:

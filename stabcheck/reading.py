@@ -113,7 +113,7 @@ def neck(recording: Recording, sample: int) -> Neck | None:
     rows = [
         (signal.module, stats.log(value))
         for signal in recording.signals
-        if (value := signal.grad_norm[sample]) is not None and not math.isnan(value)
+        if (value := signal.grad_norm[sample]) is not None and math.isfinite(value)
     ]
     if len(rows) < 2 or all(value == -math.inf for _, value in rows):
         return None

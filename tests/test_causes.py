@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from stabcheck.catalog import CATALOG, RETIRED
 from stabcheck.causes import EXPLAINS, fold
-from stabcheck.report import CheckResult, FindingResult, status_of
+from stabcheck.report import CheckError, CheckResult, FindingResult, status_of
 
 
 def result(check: str, *codes: str, severity: str = "fail") -> CheckResult:
@@ -53,3 +53,22 @@ def test_the_table_names_codes_that_exist() -> None:
     for line in EXPLAINS:
         assert line.cause in known
         assert all(any(code.startswith(effect) for code in known) for effect in line.effects)
+
+
+def test_a_check_that_could_not_run_for_an_explained_exception_is_a_skip() -> None:
+    raised = "IndexError: Target 10 is out of bounds."
+    cause = FindingResult(code="SC1604", severity="fail", message="m", fix="f", evidence={"raised": raised})
+    found = CheckResult(id="loss-contract", status="fail", summary="s", findings=(cause,))
+    problems = ("IndexError: Target 12 is out of bounds. (train.py:3)", "KeyError: 'labels'")
+    broken = [
+        CheckResult(
+            id="eval-mode",
+            status="error",
+            summary="s",
+            error=CheckError(blame="target", stage="validate", message=text),
+        )
+        for text in problems
+    ]
+
+    assert [r.status for r in fold([found, *broken])] == ["fail", "skip", "error"]
+    assert [r.status for r in fold(broken)] == ["error", "error"]

@@ -108,7 +108,7 @@ def _of_outputs(session: Session, batches: list[Any], seed: int, shapes: Shapes)
     floats = per_batch[0]
     if not floats:
         return None, None, None
-    domains = [_domain(t) for t in floats]
+    domains = [domain_of(t) for t in floats]
 
     def evaluate(free: list[torch.Tensor], which: range) -> torch.Tensor:
         losses = []
@@ -168,7 +168,7 @@ def _spread(outputs: list[torch.Tensor]) -> float:
     return spread if math.isfinite(spread) else 1.0
 
 
-def _domain(outputs: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+def domain_of(outputs: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     """A map onto the set in which the model's outputs live, so that free outputs stay in it."""
     values = outputs.detach().float()
     if values.dim() < 2 or not torch.isfinite(values).all():

@@ -1,0 +1,1 @@
+"""What the loss is really given, and whether it answers as a loss should."""
