@@ -14,6 +14,7 @@ from stabcheck.diagnoses.gradient_norms import CHECK as GRADIENT_NORMS
 from stabcheck.diagnoses.vanishing_gradients import CHECK as VANISHING_GRADIENTS
 from stabcheck.experiments.checkpoint_resume import CHECK as CHECKPOINT_RESUME
 from stabcheck.experiments.clean_split import CHECK as CLEAN_SPLIT
+from stabcheck.experiments.data_health import CHECK as DATA_HEALTH
 from stabcheck.experiments.eval_mode import CHECK as EVAL_MODE
 from stabcheck.experiments.lr_schedule import CHECK as LR_SCHEDULE
 from stabcheck.experiments.one_batch_overfit import CHECK as ONE_BATCH_OVERFIT
@@ -28,6 +29,7 @@ CATALOG: tuple[Check, ...] = (
     VANISHING_GRADIENTS,
     EXPLODING_GRADIENTS,
     DYING_RELU,
+    DATA_HEALTH,
 )
 
 RETIRED: dict[str, str] = {}
