@@ -32,7 +32,8 @@ PREPARED = Rule(
     "validation-prepared-otherwise",
     "fail",
     message="Validation inputs are prepared otherwise than training inputs ({where}: {how}). After {steps} steps the loss "
-    "is {train:.4g} on training samples and {val:.4g} on validation samples; with these brought to the units of training it is {repaired:.4g}.",
+    "is {train:.4g} on training samples and {val:.4g} on validation samples; with these "
+    "in the units of training it is {repaired:.4g}.",
     fix="Put both sides through one preprocessing: same scaling, same mean and standard deviation (of the training part), applied "
     "once.",
 )
@@ -119,7 +120,7 @@ def _apart(mine: Relation, other: Relation) -> bool:
         and other.sigmas >= SIGMAS
         and abs(mine.sigmas) <= UNRELATED
         and mine.kappa < other.kappa / 4
-        and mine.count >= other.count / 2
+        and other.kappa * mine.precision >= SIGMAS
     )
 
 
@@ -144,12 +145,13 @@ def preparation(data: Data, val: Scan) -> Iterator[Finding]:
     )
     facts: dict[str, Any] = {"where": named(first.path), "how": how, "ratio": first.ratio, "shift": first.shift}
     data.measurements["units_of_validation"] = {"path": first.path, "ratio": first.ratio, "shift": first.shift}
+    certain = bool(first.identified) and first.is_extreme
     if undone is None:
-        if first.identified and (max(first.ratio, 1 / first.ratio) > 3 or first.shift > 3):
+        if certain:
             yield UNLIKE.at(None, source=data.source(val.key), **facts)
         return
     data.measurements["units_of_validation"]["progress"] = list(undone.progress)
-    if undone.is_cured and first.identified:
+    if (undone.is_cured and first.identified) or (undone.is_better and certain):
         yield PREPARED.at(
             None,
             source=data.source(val.key),
@@ -159,5 +161,5 @@ def preparation(data: Data, val: Scan) -> Iterator[Finding]:
             repaired=undone.loss.repaired,
             steps=undone.steps,
         )
-    elif undone.is_cured:
+    elif undone.is_cured or (certain and not undone.is_no_matter):
         yield UNLIKE.at(None, source=data.source(val.key), **facts)

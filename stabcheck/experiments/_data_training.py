@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 SORTED = 0.5
 """Share of what differs between targets that lies between batches, from which on their order is tested by training."""
+PURE = 0.8
+"""Share of batches of one class from which on an order that is somewhat worse is worth a warning."""
 BETTER = 0.25
 """Progress in standard units that shows that there is something to learn and that it is learnt."""
 COPES = 0.5
@@ -95,12 +97,14 @@ def ordered(data: Data) -> Iterator[Finding]:
         data.unchecked("what the order of the training data does", "its samples cannot be put in another order")
         return
     data.measurements["sorted"] |= {"progress": worth.as_given, "progress_mixed": worth.mixed}
-    if worth.is_harmful:
+    is_pure = found.one_class is not None and found.one_class >= PURE
+    if worth.is_harmful or (is_pure and worth.is_worse):
         said = f"{found.sorted:.0%} of what differs between targets lies between batches"
         if found.one_class is not None:
             said = f"{found.one_class:.0%} of the batches hold one class only"
         yield BLOCKS.at(
             None,
+            severity="fail" if worth.is_harmful else "warn",
             source=data.source("train_loader"),
             said=said,
             steps=worth.steps,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from stabcheck.trial.bench import Bench
 from stabcheck.trial.data.paired import Scale, course, level
 from stabcheck.trial.data.scan import Scan, input_paths, replaced
 from stabcheck.trial.data.units import Units, units
+from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.split.fields import leaves
+from stabcheck.trial.split.samples import behind
 from stabcheck.userland import UserCodeError
 
 RATIO, SHIFT = 1.5, 0.5
@@ -37,10 +40,24 @@ LEARNT = 0.3
 SPOILT, CURED = 0.25, 0.5
 """Shares of the progress on training samples: below the one validation is spoilt, above the other its repair worked."""
 
+GAIN, UNMOVED = 0.2, 0.02
+"""Share of the progress on training samples that a repair is worth if it matters, and progress that it is worth if not."""
+
 CLOSE = 0.15
 """Difference of means and of log spreads, in spreads, up to which two sides agree."""
 
 Repair = Callable[[torch.Tensor], torch.Tensor]
+
+
+BLOCKS, READ, READING_SECONDS = 8, 512, 1.0
+"""Stretches of the training data, in the order of the dataset, that are compared with each other; samples read for it."""
+
+BEYOND = 3.0
+"""Times what two stretches of the training data differ by, up to which validation may differ by itself: data that is ordered
+by time, place or person drifts."""
+
+EXTREME = 3.0
+"""Ratio of spreads, or difference of means in spreads, that no sampling brings about."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +74,19 @@ class Suspicion:
     identified: str
     """What maps one side onto the other; empty if it is no simple map."""
     repair: Repair
+
+    @property
+    def is_extreme(self) -> bool:
+        """Whether the difference is one of units, and not of samples."""
+        return max(self.ratio, 1 / self.ratio) >= EXTREME or self.shift >= EXTREME
+
+    def exceeds(self, drift: tuple[float, float]) -> bool:
+        """Whether it is far beyond a (ratio, shift) within the training data."""
+        ratio, shift = drift
+        return (
+            abs(math.log(self.ratio)) > BEYOND * math.log(ratio) + math.log(RATIO)
+            or self.shift > BEYOND * shift + SHIFT
+        )
 
 
 def suspicions(setup: TrainingSetup, train: Scan, val: Scan) -> list[Suspicion]:
@@ -75,7 +105,7 @@ def suspicions(setup: TrainingSetup, train: Scan, val: Scan) -> list[Suspicion]:
         if one is None or two is None or one.axis != two.axis or one.mean.shape != two.mean.shape:
             continue
         suspicion = compare(path, one, two)
-        if suspicion is not None:
+        if suspicion is not None and suspicion.exceeds(drift(setup, train, path)):
             found.append(suspicion)
     return found
 
@@ -89,6 +119,48 @@ def _tensors(scan: Scan, path: str) -> list[torch.Tensor]:
         if sum(len(t) if t.dim() else 0 for t in taken) >= SAMPLES:
             break
     return taken
+
+
+def drift(setup: TrainingSetup, train: Scan, path: str) -> tuple[float, float]:
+    """(ratio of spreads, difference of means in spreads) between the two most different of BLOCKS stretches of the training
+    data, at the median feature."""
+    rows = _in_order(setup.train_loader, path)
+    if rows is None:
+        rows = torch.cat(_tensors(train, path)).float()
+    every = units([rows])
+    blocks = [found for part in rows.chunk(BLOCKS) if len(part) > 1 and (found := units([part])) is not None]
+    if every is None or len(blocks) < 2:
+        return 1.0, 0.0
+    varying = every.std.reshape(-1) > 0
+    means, spreads = (torch.stack([v.reshape(-1)[varying] for v in which]) for which in (
+        [b.mean for b in blocks], [b.std for b in blocks]))  # fmt: skip
+    if not means.numel():
+        return 1.0, 0.0
+    shift = (means.amax(0) - means.amin(0)) / every.std.reshape(-1)[varying]
+    ratio = spreads.amax(0) / spreads.amin(0).clamp_min(1e-12)
+    return max(1.0, float(ratio.median())), float(shift.median())
+
+
+def _in_order(loader: Any, path: str) -> torch.Tensor | None:
+    """A leaf of training samples in the order of their dataset; None where it cannot be read by index."""
+    started = time.monotonic()
+    found: list[torch.Tensor] = []
+    try:
+        with kept_rng():
+            source = behind(loader, "train_loader")
+            if source.style != "items":
+                return None
+            for position in np.unique(np.linspace(0, len(source.indices) - 1, READ).astype(int)).tolist():
+                leaf = leaves(source.read(source.indices[position])).get(path)
+                if not isinstance(leaf, np.ndarray) or leaf.dtype.kind not in "fiu":
+                    return None
+                found.append(torch.as_tensor(np.array(leaf, dtype=np.float32)))
+                if time.monotonic() - started > READING_SECONDS:
+                    return None
+    except UserCodeError:
+        return None
+    same = len({tensor.shape for tensor in found}) == 1 and len(found) >= 2 * BLOCKS
+    return torch.stack(found) if same else None
 
 
 def compare(path: str, one: Units, two: Units) -> Suspicion | None:
@@ -140,6 +212,17 @@ class Undone:
         """Validation is next to a constant guess, and repaired it comes at least halfway to training."""
         train, val, repaired = self.progress
         return train >= LEARNT and val < SPOILT * train and repaired >= CURED * train
+
+    @property
+    def is_better(self) -> bool:
+        """Whether the repair brings validation much nearer to training."""
+        train, val, repaired = self.progress
+        return train >= LEARNT and repaired - val >= GAIN * train
+
+    @property
+    def is_no_matter(self) -> bool:
+        """Whether the set-up does not see the difference, as with inputs that the model normalises itself."""
+        return abs(self.progress.repaired - self.progress.val) < UNMOVED
 
 
 def undo(bench: Bench, train: Scan, val: Scan, repairs: dict[str, Repair], seed: int) -> Undone | None:

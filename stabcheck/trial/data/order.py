@@ -32,11 +32,12 @@ FEWEST_BATCHES = 4
 JUDGED = 256
 """Samples of all kinds on which both arms are judged."""
 
-LEARNT = 0.2
-"""Progress in random order from which on the other order can be compared with it."""
+LEARNT, WORSE = 0.2, 0.8
+"""Progress in random order from which on the other order can be compared with it, and the share of it that two random
+orders always have in common."""
 
-SPOILT = 0.25
-"""Share of that progress which the order of the loader must miss to be called harmful. A healthy order is worth as much."""
+HARMFUL = ((LEARNT, 0.25), (0.5, 0.5))
+"""(progress in random order, share of it that the order of the loader stays below). A healthy order is worth as much."""
 
 STEPS, SECONDS = 300, 6.0
 """Steps and seconds that an arm takes at most."""
@@ -171,8 +172,13 @@ class Worth:
 
     @property
     def is_harmful(self) -> bool:
-        """Whether there is something to learn, and less than a quarter of it is learnt in the order of the loader."""
-        return self.mixed >= LEARNT and self.as_given < SPOILT * self.mixed
+        """Whether there is something to learn, and little of it is learnt in the order of the loader."""
+        return any(self.mixed >= learnt and self.as_given < spoilt * self.mixed for learnt, spoilt in HARMFUL)
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether random order is better for certain, by however much."""
+        return self.mixed >= LEARNT and self.as_given < WORSE * self.mixed
 
 
 def worth_of_mixing(bench: Bench, scan: Scan, seed: int) -> Worth | None:
@@ -202,7 +208,8 @@ def worth_of_mixing(bench: Bench, scan: Scan, seed: int) -> Worth | None:
             steps += len(given)
             losses = level(first, judged, seed), level(second, judged, seed)
             worth = Worth(scale.progress(losses[0]), scale.progress(losses[1]), steps, *losses)
-            if worth.mixed >= LEARNT or steps + each > STEPS or time.monotonic() > deadline:
+            done = worth.is_harmful or worth.mixed >= HARMFUL[-1][0]
+            if done or steps + each > STEPS or time.monotonic() > deadline:
                 return worth
     except UserCodeError:
         return None

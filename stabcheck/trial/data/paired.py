@@ -18,6 +18,9 @@ from stabcheck.trial.yardsticks import measure
 
 Change = Callable[[Any], Any]
 
+FLAT = 1e-3
+"""Share of the level of a constant prediction below which a way to the floor is none."""
+
 TAIL = 5
 """Steps at the end over which the loss is averaged."""
 
@@ -66,6 +69,10 @@ class Scale:
         self.constant = levels.constant
         floor = levels.oracle if levels.oracle is not None else 0.0
         self.gap = levels.constant - floor if levels.constant is not None else math.nan
+        if levels.constant is not None and 0 <= self.gap <= FLAT * levels.constant:
+            self.gap = (
+                levels.constant
+            )  # on targets of a huge scale the search for the floor does not get away from the start
 
     @property
     def known(self) -> bool:

@@ -37,10 +37,14 @@ class Relation:
         return (self.hits - self.by_chance) / max(1e-9, 1 - self.by_chance)
 
     @property
+    def precision(self) -> float:
+        """Standard errors of chance in a kappa of one."""
+        return (1 - self.by_chance) / math.sqrt(max(self.by_chance * (1 - self.by_chance), 1e-6) / self.count)
+
+    @property
     def sigmas(self) -> float:
         """Standard errors above chance."""
-        error = math.sqrt(max(self.by_chance * (1 - self.by_chance), 1e-6) / self.count)
-        return (self.hits - self.by_chance) / error
+        return self.kappa * self.precision
 
 
 @dataclass(frozen=True)
