@@ -31,9 +31,7 @@ PREPARED = Rule(
     "SC1710",
     "validation-prepared-otherwise",
     "fail",
-    message="Validation inputs are prepared otherwise than training inputs ({where}: {how}). After {steps} steps the loss "
-    "is {train:.4g} on training samples and {val:.4g} on validation samples; with these "
-    "in the units of training it is {repaired:.4g}.",
+    message="Validation inputs are prepared otherwise than training inputs ({where}: {how}).{effect}",
     fix="Put both sides through one preprocessing: same scaling, same mean and standard deviation (of the training part), applied "
     "once.",
 )
@@ -151,15 +149,16 @@ def preparation(data: Data, val: Scan) -> Iterator[Finding]:
             yield UNLIKE.at(None, source=data.source(val.key), **facts)
         return
     data.measurements["units_of_validation"]["progress"] = list(undone.progress)
-    if (undone.is_cured and first.identified) or (undone.is_better and certain):
+    if first.identified and (undone.is_cured or (certain and not undone.is_no_matter)):
+        on = undone.loss
+        effect = ""
+        if undone.is_better:
+            effect = (
+                f" After {undone.steps} steps the loss is {on.train:.4g} on training samples and {on.val:.4g} on validation "
+                f"samples; with these in the units of training it is {on.repaired:.4g}."
+            )
         yield PREPARED.at(
-            None,
-            source=data.source(val.key),
-            **facts,
-            train=undone.loss.train,
-            val=undone.loss.val,
-            repaired=undone.loss.repaired,
-            steps=undone.steps,
+            None, source=data.source(val.key), **facts, effect=effect, losses=list(on), steps=undone.steps
         )
-    elif undone.is_cured or (certain and not undone.is_no_matter):
+    elif undone.is_cured:
         yield UNLIKE.at(None, source=data.source(val.key), **facts)

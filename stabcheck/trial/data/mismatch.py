@@ -28,6 +28,7 @@ RATIO, SHIFT = 1.5, 0.5
 """Ratio of spreads, and difference of means in spreads, from which on two sides are looked at; nothing is concluded."""
 
 SAMPLES = 1024
+ELEMENTS = 1024
 FEWEST = 24
 """Samples of a side below which its units are not known well enough."""
 
@@ -46,18 +47,22 @@ GAIN, UNMOVED = 0.2, 0.02
 CLOSE = 0.15
 """Difference of means and of log spreads, in spreads, up to which two sides agree."""
 
+MOST = 0.8
+"""Share of the features that must follow one map: those that hardly ever vary are not known well."""
+
 Repair = Callable[[torch.Tensor], torch.Tensor]
 
 
-BLOCKS, READ, READING_SECONDS = 8, 512, 1.0
+BLOCKS, READ, READING_SECONDS = 6, 512, 1.0
 """Stretches of the training data, in the order of the dataset, that are compared with each other; samples read for it."""
 
 BEYOND = 3.0
 """Times what two stretches of the training data differ by, up to which validation may differ by itself: data that is ordered
 by time, place or person drifts."""
 
-EXTREME = 3.0
-"""Ratio of spreads, or difference of means in spreads, that no sampling brings about."""
+EXTREME = 2.0
+"""Ratio of spreads, or difference of means in spreads, that sampling and augmentation do not bring about in all features
+alike: random gains and mixing change spreads by half."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ def suspicions(setup: TrainingSetup, train: Scan, val: Scan) -> list[Suspicion]:
         one, two = (units(side) for side in sides)
         if one is None or two is None or one.axis != two.axis or one.mean.shape != two.mean.shape:
             continue
-        suspicion = compare(path, one, two)
+        suspicion = compare(path, one, two, elements(sides[0]), elements(sides[1]))
         if suspicion is not None and suspicion.exceeds(drift(setup, train, path)):
             found.append(suspicion)
     return found
@@ -123,22 +128,28 @@ def _tensors(scan: Scan, path: str) -> list[torch.Tensor]:
 
 def drift(setup: TrainingSetup, train: Scan, path: str) -> tuple[float, float]:
     """(ratio of spreads, difference of means in spreads) between the two most different of BLOCKS stretches of the training
-    data, at the median feature."""
+    data, at the median feature, beyond what stretches of shuffled data differ by."""
     rows = _in_order(setup.train_loader, path)
     if rows is None:
         rows = torch.cat(_tensors(train, path)).float()
+    mixed = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
+    (ratio, shift), (by_chance, shift_by_chance) = _between_blocks(rows), _between_blocks(mixed)
+    return max(1.0, ratio / by_chance), max(0.0, shift - shift_by_chance)
+
+
+def _between_blocks(rows: torch.Tensor) -> tuple[float, float]:
     every = units([rows])
     blocks = [found for part in rows.chunk(BLOCKS) if len(part) > 1 and (found := units([part])) is not None]
     if every is None or len(blocks) < 2:
         return 1.0, 0.0
-    varying = every.std.reshape(-1) > 0
-    means, spreads = (torch.stack([v.reshape(-1)[varying] for v in which]) for which in (
-        [b.mean for b in blocks], [b.std for b in blocks]))  # fmt: skip
-    if not means.numel():
+    spread = every.std.reshape(-1)
+    varying = spread > 0
+    if not bool(varying.any()):
         return 1.0, 0.0
-    shift = (means.amax(0) - means.amin(0)) / every.std.reshape(-1)[varying]
-    ratio = spreads.amax(0) / spreads.amin(0).clamp_min(1e-12)
-    return max(1.0, float(ratio.median())), float(shift.median())
+    means = torch.stack([block.mean.reshape(-1)[varying] for block in blocks])
+    spreads = torch.stack([block.std.reshape(-1)[varying] for block in blocks]).clamp_min(1e-3 * spread[varying])
+    shift = (means.amax(0) - means.amin(0)) / spread[varying]
+    return float((spreads.amax(0) / spreads.amin(0)).median()), float(shift.median())
 
 
 def _in_order(loader: Any, path: str) -> torch.Tensor | None:
@@ -163,31 +174,47 @@ def _in_order(loader: Any, path: str) -> torch.Tensor | None:
     return torch.stack(found) if same else None
 
 
-def compare(path: str, one: Units, two: Units) -> Suspicion | None:
-    """How the units of validation differ from training's; None if they do not."""
-    mt, st, mv, sv = (v.reshape(-1) for v in (one.mean, one.std, two.mean, two.std))
+def elements(pieces: list[torch.Tensor]) -> Units | None:
+    """The units of each element of a sample, of ELEMENTS of them where there are more; None where sizes differ."""
+    if len({tuple(t.shape[1:]) for t in pieces}) != 1:
+        return None
+    rows = torch.cat([t.reshape(len(t), -1) for t in pieces])
+    return units([rows[:, :: -(-rows.shape[1] // ELEMENTS)]])
+
+
+def compare(path: str, one: Units, two: Units, *each: Units | None) -> Suspicion | None:
+    """How the units of validation differ from training's; None if they do not. `each`: those of single elements, which
+    tell one map for all of them from a shift of the data."""
+    train, val = one, two
+    if len(each) == 2 and each[0] and each[1] and each[0].mean.shape == each[1].mean.shape:
+        train, val = each[0], each[1]
+    mt, st, mv, sv = (v.reshape(-1) for v in (train.mean, train.std, val.mean, val.std))
     varying = (st > 0) & (sv > 0)
     if not bool(varying.any()):
         return None
     mt, st, mv, sv = (v[varying] for v in (mt, st, mv, sv))
-    ratios, shifts = sv / st, (mv - mt) / st
-    ratio, shift = float(ratios.median()), float(shifts.abs().median())
-    # A map shared by all features, x -> a x + b, shows in their means and spreads together.
-    a = float((sv / st).log().mean().exp())
-    b = float((mv - a * mt).mean())
-    shared = bool((((sv / st).log() - np.log(a)).abs() < CLOSE).all() and ((mv - a * mt - b).abs() < CLOSE * sv).all())
-    standard = [bool((m.abs() < CLOSE).all() and (s.log().abs() < CLOSE).all()) for m, s in ((mt, st), (mv, sv))]
-    odd = max(ratio, 1 / ratio) > RATIO or shift > SHIFT
-    if not odd:
+    ratios = sv / st
+    ratio, shift = float(ratios.median()), float(((mv - mt) / st).abs().median())
+    if max(ratio, 1 / ratio) <= RATIO and shift <= SHIFT:
         return None
+    # A map shared by all elements, x -> a x + b, shows in their means and spreads together.
+    a = float(ratios.log().median().exp())
+    b = float((mv - a * mt).median())
+    fits = ((ratios.log() - math.log(a)).abs() < CLOSE) & ((mv - a * mt - b).abs() < CLOSE * sv)
     identified = ""
-    if standard[0] and not standard[1] and len(mt) > 1:
-        identified = "training is in standard units (mean 0, spread 1 in every feature), validation is not"
-    elif standard[1] and not standard[0] and len(mt) > 1:
-        identified = "validation is in standard units (mean 0, spread 1 in every feature), training is not"
-    elif shared:
+    if float(fits.double().mean()) >= MOST:
         identified = f"validation is {a:.4g} times training {'plus' if b >= 0 else 'minus'} {abs(b):.3g}"
+    elif _is_standard(one) and not _is_standard(two):
+        identified = "training is in standard units (mean 0, spread 1 in every feature), validation is not"
+    elif _is_standard(two) and not _is_standard(one):
+        identified = "validation is in standard units (mean 0, spread 1 in every feature), training is not"
     return Suspicion(path, one, two, ratio, shift, identified, lambda t: two.into(one, t.float()))
+
+
+def _is_standard(found: Units) -> bool:
+    mean, std = found.mean.reshape(-1), found.std.reshape(-1)
+    mean, std = mean[std > 0], std[std > 0]
+    return len(std) > 1 and bool((mean.abs() < CLOSE).all() and (std.log().abs() < CLOSE).all())
 
 
 class Levels(NamedTuple):
