@@ -15,6 +15,7 @@ EXPECTED = {
     "sigmoid_stack": {"vanishing-gradients": ["SC0701"]},
     "prior_in_every_bias": {"dying-relu": ["SC0901"]},
     "oversampled_before_split": {"clean-split": ["SC0302"]},
+    "in_their_own_units": {"data-health": ["SC1708"]},
 }
 
 
@@ -29,12 +30,13 @@ def mlp(hidden=3, activation=nn.ReLU, bias=0.0):
     return nn.Sequential(*layers, nn.Dropout(0.2), nn.Linear(64, 1), nn.Flatten(0))
 
 
-def run(model, rows=None):
+def run(model, rows=None, standardise=True):
     features, malignant = cancer()
     rows = torch.arange(len(features)) if rows is None else rows
     rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
     train, val = rows[: len(rows) * 4 // 5], rows[len(rows) * 4 // 5 :]
-    features = (features - features[train].mean(0)) / features[train].std(0)
+    if standardise:
+        features = (features - features[train].mean(0)) / features[train].std(0)
     return {
         "model": model,
         "train_loader": DataLoader(TensorDataset(features[train], malignant[train]), batch_size=32, shuffle=True),
@@ -61,3 +63,7 @@ def oversampled_before_split():
     _, malignant = cancer()
     rare = malignant.nonzero().flatten()
     return run(mlp(), torch.cat([torch.arange(len(malignant)), rare]))  # copies of one row land on both sides
+
+
+def in_their_own_units():
+    return run(mlp(), standardise=False)  # areas in the hundreds beside fractal dimensions of a few thousandths

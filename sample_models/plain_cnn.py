@@ -10,6 +10,8 @@ from stabcheck import TrainingSetup
 EXPECTED = {
     "healthy": {},
     "killed_by_rate": {"dying-relu": ["SC0902"]},
+    "sorted_by_digit": {"data-health": ["SC1704"]},
+    "validated_on_raw_ink": {"data-health": ["SC1710"]},
 }
 
 
@@ -26,8 +28,12 @@ def lenet():
     )
 
 
+def split():
+    return random_split(TensorDataset(*digits()), [0.8, 0.2], generator=torch.Generator().manual_seed(0))
+
+
 def run(lr=0.003):
-    train, val = random_split(TensorDataset(*digits()), [0.8, 0.2], generator=torch.Generator().manual_seed(0))
+    train, val = split()
     model = lenet()
     return TrainingSetup(
         model=model,
@@ -45,3 +51,20 @@ def healthy():
 
 def killed_by_rate():
     return run(lr=1.0)  # a rate for SGD: under Adam the first steps throw whole layers to where no input reaches them
+
+
+def sorted_by_digit():
+    setup = run()
+    images, labels = split()[0][:]
+    order = labels.argsort(stable=True)
+    data = TensorDataset(images[order], labels[order])
+    setup.train_loader = DataLoader(data, batch_size=64)  # zeros first, nines last: shuffle=True is missing
+    return setup
+
+
+def validated_on_raw_ink():
+    setup = run()
+    images, labels = split()[1][:]
+    data = TensorDataset(images * 16, labels)  # training divides the ink by 16
+    setup.val_loader = DataLoader(data, batch_size=128)
+    return setup

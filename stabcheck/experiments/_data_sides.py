@@ -160,5 +160,5 @@ def preparation(data: Data, val: Scan) -> Iterator[Finding]:
         yield PREPARED.at(
             None, source=data.source(val.key), **facts, effect=effect, losses=list(on), steps=undone.steps
         )
-    elif undone.is_cured:
+    elif undone.is_cured or (first.is_extreme and undone.is_better):
         yield UNLIKE.at(None, source=data.source(val.key), **facts)

@@ -485,6 +485,13 @@ def classes_never_trained(seed: int) -> dict[str, Any]:
     return run((x[y < 3], y[y < 3]), (x[y >= 2], y[y >= 2]))
 
 
+def validation_in_other_units_unlike_any_map(seed: int) -> dict[str, Any]:
+    inputs, labels = blobs(640, seed=seed)
+    inputs = inputs * torch.logspace(0, 1.5, 16)
+    scale, offset = torch.logspace(1.5, 0, 16), 100 * torch.randn(16, generator=torch.Generator().manual_seed(seed))
+    return run((inputs[:480], labels[:480]), (inputs[480:] * scale + offset, labels[480:]))
+
+
 def drawn(how: str, **keys: Any) -> Callable[[int], dict[str, Any]]:
     return lambda seed: noisy(seed, how, **keys)
 
@@ -504,7 +511,7 @@ FAULTY: dict[str, tuple[str, str, Callable[[int], dict[str, Any]]]] = {
         ("SC1711", "fail", training_labels_in_another_order), ("SC1711", "fail", validation_labels_in_another_order),
         ("SC1712", "fail", validation_classes_renumbered), ("SC1713", "fail", code_for_missing),
         ("SC1715", "fail", target_among_inputs), ("SC1716", "fail", classes_never_trained),
-        ("SC1717", "warn", nearly_one_class),
+        ("SC1717", "warn", nearly_one_class), ("SC1718", "warn", validation_in_other_units_unlike_any_map),
     )
 }  # fmt: skip
 FAULTY["reseeded"] = ("SC1714", "fail", drawn("reseeded"))
