@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from stabcheck.trial.data.scan import Scan
     from stabcheck.trial.session import Session
 
-SCAN_SECONDS, SCAN_SHARE = 3.0, 0.05
+SCAN_SECONDS, SCAN_SHARE = 2.0, 0.03
 """Time for one pass over a loader: this share of what is left of the budget, at most SCAN_SECONDS."""
 
 

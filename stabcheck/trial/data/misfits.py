@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from stabcheck.check import Skip
@@ -14,6 +15,7 @@ from stabcheck.trial import batches
 from stabcheck.trial.data.scan import Scan
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
+from stabcheck.trial.split.fields import leaves
 from stabcheck.trial.yardsticks import undisturbed
 from stabcheck.userland import UserCodeError
 
@@ -88,18 +90,50 @@ class Refused:
 
 
 def refused_values(fresh: Fresh, session: Session, scan: Scan, seed: int) -> Refused | None:
-    """The batch with the largest or smallest whole number of a leaf, if the set-up raises on it."""
+    """The batch with the largest or smallest whole number of a leaf, if the set-up raises on it. A pair of samples is tried
+    of each, where the set-up takes pairs."""
+    good = batches.cut(scan.batches[0], PAIR)
+    if not _takes(session, scan.key, good, seed):
+        good = scan.batches[0]
+        if not _takes(session, scan.key, good, seed):
+            return None
     tried: set[int] = {0}
-    for (path, name), extreme in scan.extremes.items():
+    for (path, _), extreme in scan.extremes.items():
         if extreme.at in tried:
             continue
-        tried.add(extreme.at)
-        error = _refusal(fresh, session, scan.key, extreme.batch, scan.batches[0], seed)
+        whole = extreme.batch if good is scan.batches[0] else _around(extreme.batch, path, extreme.value)
+        error = _refusal(fresh, session, scan.key, whole, seed)
+        if error is not None and whole is not extreme.batch:  # two samples may lack what a batch of many has
+            error = _refusal(fresh, session, scan.key, extreme.batch, seed)
         if error is not None:
             here = [(p, n, e.value) for (p, n), e in scan.extremes.items() if e.at == extreme.at]
             said = " and ".join(f"the {n} value of {p or 'the batch'} ({v})" for p, n, v in here)
-            return Refused(extreme.at, said or f"the {name} value of {path} ({extreme.value})", error)
+            return Refused(extreme.at, said, error)
+        if good is scan.batches[0]:
+            tried.add(extreme.at)
     return None
+
+
+PAIR = 2
+"""Samples of a batch that are tried: the fewest that a BatchNorm takes."""
+
+
+def _takes(session: Session, key: str, batch: Any, seed: int) -> bool:
+    try:
+        loss_of(session, key, batch, seed)
+    except (UserCodeError, Skip):
+        return False
+    return True
+
+
+def _around(batch: Any, path: str, value: int) -> Any:
+    """The sample that holds this value, and one more."""
+    leaf, count = leaves(batch)[path], batches.size(batch)
+    if not isinstance(leaf, np.ndarray) or leaf.shape[:1] != (count,):
+        return batch
+    row = int((leaf == value).reshape(count, -1).any(axis=1).argmax())
+    turned = batches.map_tensors(batch, lambda t: t.roll(-row, 0) if t.dim() and len(t) == count else t)
+    return batches.cut(turned, PAIR) if all(t.dim() and len(t) == count for t in batches.tensors(batch)) else batch
 
 
 def refused_last(fresh: Fresh, session: Session, scan: Scan, seed: int) -> Refused | None:
@@ -107,7 +141,9 @@ def refused_last(fresh: Fresh, session: Session, scan: Scan, seed: int) -> Refus
     size, batch, number = _last(session, scan)
     if batch is None or size >= scan.sizes[0]:
         return None
-    error = _refusal(fresh, session, scan.key, batch, scan.batches[0], seed)
+    if not _takes(session, scan.key, scan.batches[0], seed):
+        return None
+    error = _refusal(fresh, session, scan.key, batch, seed)
     return Refused(number, f"{size} sample{'s' * (size != 1)}", error) if error is not None else None
 
 
@@ -127,17 +163,15 @@ def _last(session: Session, scan: Scan) -> tuple[int, Any, int]:
     return rest, batch if batches.size(batch) == rest else None, count - 1
 
 
-def _refusal(fresh: Fresh, session: Session, key: str, batch: Any, good: Any, seed: int) -> UserCodeError | None:
-    """What is raised for `batch` but not for `good`; with a step of the user's, what that raises."""
+def _refusal(fresh: Fresh, session: Session, key: str, batch: Any, seed: int) -> UserCodeError | None:
+    """What is raised for `batch`, where another one like it was taken; with a step of the user's, what that raises."""
     try:
-        loss_of(session, key, good, seed)
-        try:
-            loss_of(session, key, batch, seed)
-        except UserCodeError as error:
-            first = error
-        else:
-            return None
-    except (UserCodeError, Skip):
+        loss_of(session, key, batch, seed)
+    except UserCodeError as error:
+        first = error
+    except Skip:
+        return None
+    else:
         return None
     if key != "train_loader" or session.setup.train_step is None:
         return first

@@ -47,7 +47,7 @@ GAIN, UNMOVED = 0.2, 0.02
 CLOSE = 0.15
 """Difference of means and of log spreads, in spreads, up to which two sides agree."""
 
-MOST = 0.8
+MOST = 2 / 3
 """Share of the features that must follow one map: those that hardly ever vary are not known well."""
 
 Repair = Callable[[torch.Tensor], torch.Tensor]

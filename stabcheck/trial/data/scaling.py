@@ -91,6 +91,8 @@ def _arguments(session: Session, taken: Sequence[Any], seed: int) -> dict[str, l
                 session.validation_loss(batches.clone(batch))
             except (UserCodeError, Skip):
                 break
+            if not found:
+                break  # a model of token ids, for example
     return found
 
 
