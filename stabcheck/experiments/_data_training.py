@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from stabcheck.experiments._data_values import named
 
 if TYPE_CHECKING:
     from stabcheck.experiments.data_health import Data
+    from stabcheck.trial.data.scaling import Worth
 
 SORTED = 0.5
 """Share of what differs between targets that lies between batches, from which on their order is tested by training."""
@@ -43,8 +45,8 @@ INPUTS = Rule(
     "SC1708",
     "badly-scaled-inputs",
     "fail",
-    message="Inputs are badly scaled ({where}: {range}): in {raw_steps} steps training comes {raw} of the way from a constant "
-    "guess to a perfect fit, and {standard:.0%} of it within {steps} on the same batches in standard units.",
+    message="Inputs are badly scaled ({where}: {range}): {raw}; on the same batches in standard units it comes {standard:.0%} of "
+    "that way in {steps} steps.",
     fix="Standardise the inputs: subtract the mean and divide by the standard deviation of each feature (of the training part), "
     "or start the model with a BatchNorm.",
 )
@@ -52,8 +54,8 @@ TARGETS = Rule(
     "SC1709",
     "badly-scaled-targets",
     "fail",
-    message="Targets are badly scaled ({where}: {range}): in {raw_steps} steps training comes {raw} of the way from a constant "
-    "guess to a perfect fit, and {standard:.0%} of it within {steps} on the same batches with targets in standard units.",
+    message="Targets are badly scaled ({where}: {range}): {raw}; on the same batches with targets in standard units it comes "
+    "{standard:.0%} of that way in {steps} steps.",
     fix="Train on (target - mean) / std of the training part and undo it when predicting, or start the last bias at the mean and "
     "scale the output.",
 )
@@ -172,12 +174,21 @@ def scaled(data: Data) -> Iterator[Finding]:
                 source=data.source("train_loader"),
                 where=_argument(path) if what == "inputs" else named(path),
                 range=_range(unit.mean.reshape(-1).tolist(), unit.std.reshape(-1).tolist()),
-                raw=f"{worth.raw:.0%}" if worth.raw > 0 else "none",
-                standard=worth.standard,
+                raw=_said(worth),
+                standard=min(1.0, worth.standard),
+                progress=worth.raw,
                 raw_steps=worth.raw_steps,
                 steps=worth.steps,
             )
             return
+
+
+def _said(worth: Worth) -> str:
+    way = "of the way from a constant guess to a perfect fit"
+    if worth.raw == -math.inf:
+        return f"training ends in NaN or infinity after {worth.raw_steps} steps, none {way}"
+    share = f"{worth.raw:.0%}" if worth.raw > 0 else "none"
+    return f"training comes {share} {way} in {worth.raw_steps} steps"
 
 
 def _argument(path: str) -> str:

@@ -114,7 +114,7 @@ def unusable(data: Data) -> Iterator[Finding]:
 
 def empty(data: Data) -> Iterator[Finding]:
     """SC1706, SC1707, SC1715, SC1713: nothing to learn from, or the wrong thing."""
-    from stabcheck.trial.data import contents
+    from stabcheck.trial.data import codes, contents
 
     session, train, seed = data.session, data.train, data.bench.seed
     source = data.source(train.key)
@@ -138,9 +138,9 @@ def empty(data: Data) -> Iterator[Finding]:
             where=named(copied.path),
             samples=copied.samples,
         )
-    code = contents.missing_codes(session, train)
-    if code is not None and not contents.is_handled(session, train, code, seed):
-        known = code.value in contents.CODES
+    code = codes.missing_codes(session, train)
+    if code is not None and not codes.is_handled(session, train, code, seed):
+        known = code.value in codes.CODES
         yield CODES.at(
             None,
             source=source,

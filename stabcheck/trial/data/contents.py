@@ -1,4 +1,4 @@
-"""What samples consist of: inputs that are all alike, targets that are, the label among the inputs, codes for missing values."""
+"""What samples consist of: inputs that are all alike, targets that are, the label among the inputs, classes."""
 
 from __future__ import annotations
 
@@ -184,94 +184,6 @@ def label_among_inputs(session: Session, scan: Scan) -> Copied | None:
         same = np.flatnonzero(1 - np.abs(likeness) < 1e-6)
         if len(same):
             return Copied(path, int(same[0]), rows.shape[1], len(rows))
-    return None
-
-
-# --- codes for missing values
-
-
-@dataclass(frozen=True)
-class Code:
-    """One value, far from all others of its column, that stands in many samples."""
-
-    path: str
-    value: float
-    columns: tuple[int, ...]
-    share: float
-    """Share of the samples that hold it, in the column where most do."""
-    low: float
-    high: float
-    """Range of the other values of that column."""
-    handled: bool | None = None
-    """Whether the model treats it as special; None if that was not tried."""
-
-
-FAR = 5.0
-"""Distance of a code from the other values, in ranges of these."""
-
-OFTEN = 0.005
-"""Share of the samples from which on one and the same far value is no accident."""
-
-DISTINCT = 10
-"""Distinct other values that make a column a measurement."""
-
-CODES = {float(sign * value) for sign in (-1, 1) for value in (99, 999, 9999, 99999, 999999, 32767, 32768, 2147483647)}
-"""Values that data sets use for "missing", by convention."""
-
-
-def missing_codes(session: Session, scan: Scan) -> Code | None:
-    """The most frequent such value in a table of inputs."""
-    found: list[Code] = []
-    for path in input_paths(session.setup, scan.batches[0]):
-        column = scan.column(path)
-        if not column or any(
-            c.ndim not in {2, 3} or c.dtype.kind != "f" or c.shape[-1] != column[0].shape[-1] for c in column
-        ):
-            continue
-        rows = np.concatenate([c.reshape(-1, c.shape[-1]) for c in column]).astype(np.float64)
-        if len(rows) >= FEWEST and rows.shape[1] <= 2000 and np.isfinite(rows).all():
-            found += [code for j in range(rows.shape[1]) if (code := _code(path, j, rows[:, j])) is not None]
-    if not found:
-        return None
-    best = max(found, key=lambda code: (code.value in CODES, code.share))
-    same = tuple(code.columns[0] for code in found if code.path == best.path and code.value == best.value)
-    return Code(best.path, best.value, same or best.columns, best.share, best.low, best.high)
-
-
-def _code(path: str, j: int, values: Array) -> Code | None:
-    for value, others in ((values.min(), values[values > values.min()]), (values.max(), values[values < values.max()])):
-        share = 1 - len(others) / len(values)
-        if len(others) < FEWEST / 2 or share < max(OFTEN, 3 / len(values)):
-            continue
-        low, high = float(others.min()), float(others.max())
-        gap = min(abs(value - low), abs(value - high))
-        if high > low and gap > FAR * (high - low) and len(np.unique(others)) >= DISTINCT:
-            return Code(path, float(value), (j,), share, low, high)
-    return None
-
-
-def is_handled(session: Session, scan: Scan, code: Code, seed: int) -> bool | None:
-    """Whether the model tells the code from a number next to it, as one does that was made for it; None if not known."""
-    near = np.float32(code.value) * np.float32(1 + 1e-3)
-
-    def moved(tensor: torch.Tensor) -> torch.Tensor:
-        return torch.where(tensor == code.value, torch.full_like(tensor, float(near)), tensor)
-
-    def filled(tensor: torch.Tensor) -> torch.Tensor:
-        return torch.where(tensor == code.value, torch.full_like(tensor, (code.low + code.high) / 2), tensor)
-
-    for batch in scan.batches:
-        leaf = leaves(batch).get(code.path)
-        if isinstance(leaf, np.ndarray) and (leaf == np.asarray(code.value, leaf.dtype)).any():
-            try:
-                base, beside, inside = (
-                    loss_of(session, scan.key, b, seed)
-                    for b in (batch, replaced(batch, code.path, moved), replaced(batch, code.path, filled))
-                )
-            except (UserCodeError, Skip):
-                return None
-            # A number a thousandth away can only move the loss a little, unless this very number is looked for.
-            return base == inside or abs(beside - base) > 0.2 * abs(inside - base)
     return None
 
 

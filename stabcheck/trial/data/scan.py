@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -216,10 +216,3 @@ def replaced(batch: Any, path: str, change: Any) -> Any:
     if isinstance(batch, (list, tuple)):
         return type(batch)(replaced(v, rest, change) if str(i) == name else v for i, v in enumerate(batch))
     return batch
-
-
-def rows_of(batch: Any) -> Iterator[bytes]:
-    """Each sample's bytes, of a leaf or a batch of arrays with a common first axis."""
-    arrays = [np.ascontiguousarray(leaf) for leaf in leaves(batch).values() if isinstance(leaf, np.ndarray)]
-    for i in range(batches.size(batch)):
-        yield b"".join(a[i].tobytes() for a in arrays)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from stabcheck.setup import as_setup
-from stabcheck.trial.data import contents, order, units
+from stabcheck.trial.data import codes, order, units
 from stabcheck.trial.data.mismatch import compare, drift, elements
 from stabcheck.trial.data.pairing import Pairing, pairing
 from stabcheck.trial.data.probe import relations
@@ -156,7 +156,7 @@ def test_codes_are_far_from_everything_else_and_frequent() -> None:
         rows = x.clone()
         rows[: round(share * len(x)), 2] = value
         made = session(run((rows, y), None, regressor(), loss_fn=F.mse_loss))
-        code = contents.missing_codes(made, scan(made, "train_loader", 10.0, 0))
+        code = codes.missing_codes(made, scan(made, "train_loader", 10.0, 0))
         assert (code is not None) == expected
         if code is not None:
             assert (code.value, code.columns, code.share) == (value, (2,), pytest.approx(share))
