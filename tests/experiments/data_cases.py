@@ -207,6 +207,23 @@ def code_that_the_model_knows(seed: int) -> dict[str, Any]:
     return {**(made := code_for_missing(seed)), **run(made["train_loader"], made["val_loader"], Knows())}
 
 
+class Pools(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.out = nn.Linear(2, 16), nn.Linear(16, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        there = (x[..., :1] > -500).float()
+        return self.out((torch.relu(self.inner(x * there)) * there).sum(1) / there.sum(1))
+
+
+def padding_that_the_model_knows(seed: int) -> dict[str, Any]:
+    x = torch.randn(400, 8, 2, generator=torch.Generator().manual_seed(seed))
+    labels = (x[:, 0, 0] > 0).long()
+    x[torch.arange(8)[None] >= torch.randint(3, 9, (400, 1))] = -999.0
+    return run((x, labels), None, Pools())
+
+
 def rare_flags(seed: int) -> dict[str, Any]:
     x, y, vx, vy = data(seed=seed)
     x[:, 5] = (torch.rand(len(x)) < 0.02).float()
@@ -522,6 +539,7 @@ HEALTHY: dict[str, Callable[[int], dict[str, Any]]] = {
     for function in (
         nan_that_the_model_replaces, nan_targets_that_the_loss_leaves_out, one_sample_left_that_the_step_leaves_out,
         three_samples_left_for_batch_norm, parity, labels_that_nobody_reads, code_that_the_model_knows, rare_flags,
+        padding_that_the_model_knows,
         sorted_but_shuffled, unsorted_and_not_shuffled, sorted_for_a_sum_over_all_batches, one_label_in_ten_redrawn,
         timesteps, pixels_under_batch_norm, targets_scaled_inside_the_model, nearly_one_class_but_drawn_evenly,
         validation_of_later_days, unrelated_on_both_sides, validation_under_a_norm_of_each_sample, series_that_grows,

@@ -46,6 +46,9 @@ OFTEN = 0.005
 DISTINCT = 10
 """Distinct other values that make a column a measurement."""
 
+SPECIAL = 0.2
+"""Share of the effect of taking a code away that a model sees in a thousandth of it only if it looks for this very number."""
+
 CODES = {float(sign * value) for sign in (-1, 1) for value in (99, 999, 9999, 99999, 999999, 32767, 32768, 2147483647)}
 """Values that data sets use for "missing", by convention."""
 
@@ -101,6 +104,6 @@ def is_handled(session: Session, scan: Scan, code: Code, seed: int) -> bool | No
                 )
             except (UserCodeError, Skip):
                 return None
-            # A number a thousandth away can only move the loss a little, unless this very number is looked for.
-            return base == inside or abs(beside - base) > 0.2 * abs(inside - base)
+            # To a model that takes it for a measurement a number a thousandth away moves the loss, and a little only.
+            return beside == base or base == inside or abs(beside - base) > SPECIAL * abs(inside - base)
     return None
