@@ -17,10 +17,6 @@ SORTED = 0.5
 """Share of what differs between targets that lies between batches, from which on their order is tested by training."""
 PURE = 0.8
 """Share of batches of one class from which on an order that is somewhat worse is worth a warning."""
-BETTER = 0.25
-"""Progress in standard units that shows that there is something to learn and that it is learnt."""
-COPES = 0.5
-"""Share of that progress which training in the units as they are must miss in five times as many steps to be called unable."""
 EXTREME = 0.99
 """Share of the largest class from which on a constant guess looks perfect."""
 
@@ -167,7 +163,7 @@ def scaled(data: Data) -> Iterator[Finding]:
             data.unchecked(f"the scale of the {what}", "the set-up could not be trained in standard units")
             continue
         data.measurements[f"scale_of_{what}"] = {"path": path, "progress": worth.raw, "standardised": worth.standard}
-        if worth.standard >= BETTER and worth.raw < COPES * worth.standard:
+        if worth.is_needed:
             rule = INPUTS if what == "inputs" else TARGETS
             yield rule.at(
                 None,
@@ -187,7 +183,7 @@ def _said(worth: Worth) -> str:
     way = "of the way from a constant guess to a perfect fit"
     if worth.raw == -math.inf:
         return f"training ends in NaN or infinity after {worth.raw_steps} steps, none {way}"
-    share = f"{worth.raw:.0%}" if worth.raw > 0 else "none"
+    share = f"{worth.raw:.0%}" if worth.raw is not None and worth.raw > 0 else "none"
     return f"training comes {share} {way} in {worth.raw_steps} steps"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +33,10 @@ STEPS = 40
 PATIENCE = 5
 """Times as many steps for the units as they are. What gets there within it copes."""
 
+LEARNT, COPES = 0.25, 0.5
+"""Progress in standard units that shows that there is something to learn, and the share of it that shows that training
+copes without them."""
+
 BATCHES, SECONDS = 32, 8.0
 
 
@@ -42,14 +47,18 @@ class Worth:
     what: Literal["inputs", "targets"]
     where: str
     units: Units
-    raw: float
-    """After `raw_steps` with the units as they are; -inf if the loss became NaN or infinite."""
+    raw: float | None
+    """The most within `raw_steps` with the units as they are, -inf if the loss became NaN or infinite at once; None if
+    standard units do not help anyway."""
     standard: float
     """After STEPS in standard units, the lower of two seeds."""
     raw_steps: int
     steps: int
-    loss_raw: float
-    constant: float
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether standard units learn what the units as they are do not come near to in PATIENCE times the steps."""
+        return self.raw is not None and self.standard >= LEARNT and self.raw < COPES * self.standard
 
 
 def suspect(found: Units | None) -> bool:
@@ -106,32 +115,28 @@ def worth(bench: Bench, scan: Scan, what: str, path: str, unit: Units, seed: int
     limit = min(SECONDS, 0.1 * bench.remaining())
     try:
         raw_scale = Scale(session, given[:4], seed)
-        standard = (
-            min(
-                (
-                    reached
-                    for s in (seed, seed + 1)
-                    if (reached := _standard(bench, given, what, path, unit, s, rates, limit))
-                ),
-                default=None,
-            )
-            if raw_scale.known
-            else None
-        )
+        standard = math.inf if raw_scale.known else None
+        for again in (seed, seed + 1):
+            if standard is None or standard < LEARNT:
+                break
+            reached = _standard(bench, given, what, path, unit, again, rates, limit)
+            standard = None if reached is None else min(standard, reached)
         if standard is None:
             return None
-        started = time.monotonic()
-        losses = course(
-            session, given, steps=PATIENCE * STEPS, seed=seed, rates=rates, deadline=started + PATIENCE * limit / 2
-        )
+        kind: Literal["inputs", "targets"] = "inputs" if what == "inputs" else "targets"
+        if standard < LEARNT:
+            return Worth(kind, path, unit, None, standard, 0, STEPS)
+        best, steps = -math.inf, 0
+        deadline = time.monotonic() + PATIENCE * limit / 2
+        while steps < PATIENCE * STEPS and best < COPES * standard and time.monotonic() < deadline:
+            losses = course(session, given, steps=STEPS, seed=seed + steps, rates=rates, deadline=deadline)
+            steps += len(losses)
+            best = max(best, raw_scale.progress(tail(losses)))
+            if not math.isfinite(losses[-1]):
+                break
     except (UserCodeError, Skip):
         return None
-    raw = raw_scale.progress(tail(losses))
-    best = max((raw_scale.progress(tail(losses[:k])) for k in range(STEPS, len(losses) + 1, 20)), default=raw)
-    kind: Literal["inputs", "targets"] = "inputs" if what == "inputs" else "targets"
-    return Worth(
-        kind, path, unit, max(raw, best), standard, len(losses), STEPS, tail(losses), raw_scale.constant or 0.0
-    )
+    return Worth(kind, path, unit, best, standard, steps, STEPS)
 
 
 def _standard(
