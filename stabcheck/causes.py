@@ -51,7 +51,7 @@ EXPLAINS: tuple[Explains, ...] = (
     Explains("SC1713", SPOILT_TRAINING, "the codes are numbers of a size that nothing else has"),
     Explains(
         "SC1704",
-        ("SC0204", "SC0703", "SC08"),
+        ("SC0204", "SC0703", "SC08", "SC0902", "SC0903"),
         "batches of one kind pull the model from one constant guess to the next",
     ),
     Explains("SC1710", ("SC0611", "SC0613"), "what is validated is not what was trained on"),
