@@ -16,6 +16,7 @@ EXPECTED = {
     "prior_in_every_bias": {"dying-relu": ["SC0901"]},
     "labels_of_minus_one": {"loss-contract": ["SC1604"]},
     "oversampled_before_split": {"clean-split": ["SC0302"]},
+    "in_their_own_units": {"data-health": ["SC1708"]},
 }
 
 
@@ -31,12 +32,16 @@ def mlp(hidden=3, activation=nn.ReLU, bias=0.0):
 
 
 def run(model, rows=None, labels=lambda malignant: malignant):
+
+
+def run(model, rows=None, standardise=True):
     features, malignant = cancer()
     malignant = labels(malignant)
     rows = torch.arange(len(features)) if rows is None else rows
     rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
     train, val = rows[: len(rows) * 4 // 5], rows[len(rows) * 4 // 5 :]
-    features = (features - features[train].mean(0)) / features[train].std(0)
+    if standardise:
+        features = (features - features[train].mean(0)) / features[train].std(0)
     return {
         "model": model,
         "train_loader": DataLoader(TensorDataset(features[train], malignant[train]), batch_size=32, shuffle=True),
@@ -68,3 +73,7 @@ def oversampled_before_split():
     _, malignant = cancer()
     rare = malignant.nonzero().flatten()
     return run(mlp(), torch.cat([torch.arange(len(malignant)), rare]))  # copies of one row land on both sides
+
+
+def in_their_own_units():
+    return run(mlp(), standardise=False)  # areas in the hundreds beside fractal dimensions of a few thousandths

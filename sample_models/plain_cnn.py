@@ -11,6 +11,8 @@ EXPECTED = {
     "healthy": {},
     "killed_by_rate": {"dying-relu": ["SC0902"]},
     "softmax_before_the_loss": {"loss-contract": ["SC1601"]},
+    "sorted_by_digit": {"data-health": ["SC1704"]},
+    "validated_on_raw_ink": {"data-health": ["SC1710"]},
 }
 
 
@@ -30,6 +32,15 @@ def lenet():
 def run(lr=0.003, last=()):
     train, val = random_split(TensorDataset(*digits()), [0.8, 0.2], generator=torch.Generator().manual_seed(0))
     model = lenet().extend(last)
+
+
+def split():
+    return random_split(TensorDataset(*digits()), [0.8, 0.2], generator=torch.Generator().manual_seed(0))
+
+
+def run(lr=0.003):
+    train, val = split()
+    model = lenet()
     return TrainingSetup(
         model=model,
         train_loader=DataLoader(train, batch_size=64, shuffle=True),
@@ -50,3 +61,20 @@ def killed_by_rate():
 
 def softmax_before_the_loss():
     return run(last=[nn.Softmax(dim=1)])  # CrossEntropyLoss applies its own: with two of them it stays above 1.46
+
+
+def sorted_by_digit():
+    setup = run()
+    images, labels = split()[0][:]
+    order = labels.argsort(stable=True)
+    data = TensorDataset(images[order], labels[order])
+    setup.train_loader = DataLoader(data, batch_size=64)  # zeros first, nines last: shuffle=True is missing
+    return setup
+
+
+def validated_on_raw_ink():
+    setup = run()
+    images, labels = split()[1][:]
+    data = TensorDataset(images * 16, labels)  # training divides the ink by 16
+    setup.val_loader = DataLoader(data, batch_size=128)
+    return setup

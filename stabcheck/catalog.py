@@ -14,6 +14,7 @@ from stabcheck.diagnoses.gradient_norms import CHECK as GRADIENT_NORMS
 from stabcheck.diagnoses.vanishing_gradients import CHECK as VANISHING_GRADIENTS
 from stabcheck.experiments.checkpoint_resume import CHECK as CHECKPOINT_RESUME
 from stabcheck.experiments.clean_split import CHECK as CLEAN_SPLIT
+from stabcheck.experiments.data_health import CHECK as DATA_HEALTH
 from stabcheck.experiments.eval_mode import CHECK as EVAL_MODE
 from stabcheck.experiments.loss_contract import CHECK as LOSS_CONTRACT
 from stabcheck.experiments.lr_schedule import CHECK as LR_SCHEDULE
@@ -30,6 +31,7 @@ CATALOG: tuple[Check, ...] = (
     EXPLODING_GRADIENTS,
     DYING_RELU,
     LOSS_CONTRACT,
+    DATA_HEALTH,
 )
 
 RETIRED: dict[str, str] = {}

@@ -29,7 +29,38 @@ RAISED_LENGTH = 300
 UNFIT = ("SC0101", "SC0103", "SC0105", "SC0106", "SC0108", "SC0109", "SC0110", "SC07", "SC08", "SC09")
 """What a loss that asks for the wrong thing looks like from outside."""
 BAD_LOSS = ("SC0104", "SC0111", "SC0201", "SC0204", "SC0206")
+SPOILT_TRAINING = (
+    *(*NO_FIT, "SC0106", "SC0108", "SC0109", "SC0110", "SC0111"),
+    *("SC0201", "SC0203", "SC0204", "SC0206", "SC07", "SC08", "SC09"),
+)
+"""What may be seen wherever nothing, or only nonsense, is learnt."""
 EXPLAINS: tuple[Explains, ...] = (
+    Explains(
+        "SC1701",
+        (*SPOILT_TRAINING, "SC0205", "SC0611"),
+        "NaN in a sample spoils everything that is trained or judged on it",
+    ),
+    Explains(
+        "SC1706",
+        (*NO_FIT, "SC0102", "SC0106", "SC0110", "SC0302", "SC0304", "SC0307", "SC07"),
+        "from equal inputs nothing can be told apart",
+    ),
+    Explains(
+        "SC1707",
+        (*NO_FIT, "SC0103", "SC0110", "SC07"),
+        "where one answer is always right the inputs do not matter",
+    ),
+    Explains("SC1705", ("SC0102", "SC0106", "SC0110", "SC07"), "labels of other inputs are noise"),
+    Explains("SC1711", ("SC0307", "SC07"), "labels of other inputs are noise"),
+    Explains("SC1708", SPOILT_TRAINING, "inputs of such a scale are why training fails"),
+    Explains("SC1709", SPOILT_TRAINING, "targets of such a scale are why training fails"),
+    Explains("SC1713", SPOILT_TRAINING, "the codes are numbers of a size that nothing else has"),
+    Explains(
+        "SC1704",
+        ("SC0204", "SC0703", "SC08", "SC0902", "SC0903"),
+        "batches of one kind pull the model from one constant guess to the next",
+    ),
+    Explains("SC1710", ("SC0611", "SC0613"), "what is validated is not what was trained on"),
     Explains(
         "SC0205",
         ("SC01", "SC0201", "SC0206", "SC07", "SC08", "SC09"),

@@ -1,0 +1,119 @@
+"""The same training twice, with one thing changed: what it is worth, by the set-up's own optimizer and loss."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from stabcheck import stats
+from stabcheck.trial import batches
+from stabcheck.trial.modes import kept_modes
+from stabcheck.trial.rng import kept_rng
+from stabcheck.trial.session import Session
+from stabcheck.trial.yardsticks import measure
+
+Change = Callable[[Any], Any]
+
+FLAT = 1e-3
+"""Share of the level of a constant prediction below which a way to the floor is none."""
+
+TAIL = 5
+"""Steps at the end over which the loss is averaged."""
+
+
+def course(
+    session: Session,
+    given: Iterable[Any],
+    *,
+    steps: int,
+    seed: int,
+    rates: Sequence[float] = (),
+    deadline: float = math.inf,
+) -> list[float]:
+    """Losses of up to `steps` training steps of the set-up's own on these batches, from the first again at their end;
+    shorter if a loss is not finite or time.monotonic() passes `deadline`. `rates`, where given, are the learning rates
+    of the parameter groups throughout: a warm-up is not what is asked.
+
+    Raises:
+        UserCodeError: the step raised.
+    """
+    optimizer = session.setup.optimizer
+    groups = optimizer.param_groups if optimizer is not None else []
+    losses: list[float] = []
+    with kept_rng(seed):
+        for batch in itertools.islice(itertools.cycle(given), steps):
+            for group, rate in zip(groups, rates, strict=False):
+                group["lr"] = rate
+            loss = session.step(batches.clone(batch))
+            losses.append(math.nan if loss is None else loss)
+            if not math.isfinite(losses[-1]) or time.monotonic() > deadline:
+                break
+    return losses
+
+
+def tail(losses: Sequence[float]) -> float:
+    """Mean of the last losses; infinite if one is not finite or there is none."""
+    last = losses[-TAIL:]
+    return stats.mean(last) if last and all(map(math.isfinite, last)) else math.inf
+
+
+class Scale:
+    """Losses as progress: 0 at the best constant prediction, 1 at the floor."""
+
+    def __init__(self, session: Session, given: list[Any], seed: int) -> None:
+        levels = measure(session, given, seed)
+        self.constant = levels.constant
+        floor = levels.oracle if levels.oracle is not None else 0.0
+        self.gap = levels.constant - floor if levels.constant is not None else math.nan
+        if levels.constant is not None and 0 <= self.gap <= FLAT * levels.constant:
+            self.gap = (
+                levels.constant
+            )  # on targets of a huge scale the search for the floor does not get away from the start
+
+    @property
+    def known(self) -> bool:
+        """Whether there is a way to go."""
+        return self.gap > 0 and math.isfinite(self.gap)
+
+    def progress(self, loss: float) -> float:
+        """Share of the way that a loss has come; -inf for one that is not finite."""
+        return (self.constant - loss) / self.gap if self.constant is not None and math.isfinite(loss) else -math.inf
+
+
+def level(session: Session, given: Iterable[Any], seed: int) -> float:
+    """Mean loss of these batches in eval mode.
+
+    Raises:
+        UserCodeError: the model or the loss raised.
+    """
+    with kept_modes(session.model), kept_rng(seed):
+        session.model.eval()
+        losses = [session.validation_loss(batches.clone(batch)) for batch in given]
+    return stats.mean(losses) if losses and all(map(math.isfinite, losses)) else math.inf
+
+
+@contextmanager
+def changed_arguments(session: Session, change: Callable[[str, Any], Any]) -> Iterator[None]:
+    """Inside, every tensor that the model is called with is what `change(path, tensor)` makes of it, so that targets and
+    whatever else the set-up does with its batches stay as they are."""
+
+    def hook(module: Any, args: Any, kwargs: Any) -> Any:
+        return (
+            tuple(_mapped(value, str(i), change) for i, value in enumerate(args)),
+            {name: _mapped(value, name, change) for name, value in kwargs.items()},
+        )
+
+    handle = session.model.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _mapped(value: Any, path: str, change: Callable[[str, Any], Any]) -> Any:
+    count = itertools.count()
+    return batches.map_tensors(value, lambda tensor: change(f"{path}.{next(count)}", tensor))
