@@ -31,10 +31,7 @@ def mlp(hidden=3, activation=nn.ReLU, bias=0.0):
     return nn.Sequential(*layers, nn.Dropout(0.2), nn.Linear(64, 1), nn.Flatten(0))
 
 
-def run(model, rows=None, labels=lambda malignant: malignant):
-
-
-def run(model, rows=None, standardise=True):
+def run(model, rows=None, labels=lambda malignant: malignant, standardise=True):
     features, malignant = cancer()
     malignant = labels(malignant)
     rows = torch.arange(len(features)) if rows is None else rows

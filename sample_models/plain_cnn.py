@@ -29,18 +29,13 @@ def lenet():
     )
 
 
-def run(lr=0.003, last=()):
-    train, val = random_split(TensorDataset(*digits()), [0.8, 0.2], generator=torch.Generator().manual_seed(0))
-    model = lenet().extend(last)
-
-
 def split():
     return random_split(TensorDataset(*digits()), [0.8, 0.2], generator=torch.Generator().manual_seed(0))
 
 
-def run(lr=0.003):
+def run(lr=0.003, last=()):
     train, val = split()
-    model = lenet()
+    model = lenet().extend(last)
     return TrainingSetup(
         model=model,
         train_loader=DataLoader(train, batch_size=64, shuffle=True),
