@@ -15,6 +15,7 @@ from stabcheck.diagnoses.vanishing_gradients import CHECK as VANISHING_GRADIENTS
 from stabcheck.experiments.checkpoint_resume import CHECK as CHECKPOINT_RESUME
 from stabcheck.experiments.clean_split import CHECK as CLEAN_SPLIT
 from stabcheck.experiments.eval_mode import CHECK as EVAL_MODE
+from stabcheck.experiments.gradient_accumulation import CHECK as GRADIENT_ACCUMULATION
 from stabcheck.experiments.lr_schedule import CHECK as LR_SCHEDULE
 from stabcheck.experiments.one_batch_overfit import CHECK as ONE_BATCH_OVERFIT
 from stabcheck.experiments.training_loop import CHECK as TRAINING_LOOP
@@ -30,6 +31,7 @@ CATALOG: tuple[Check, ...] = (
     EXPLODING_GRADIENTS,
     DYING_RELU,
     TRAINING_LOOP,
+    GRADIENT_ACCUMULATION,
 )
 
 RETIRED: dict[str, str] = {}

@@ -25,8 +25,8 @@ OTHER_TENSORS = Rule(
     "SC1506",
     "optimizer-of-other-tensors",
     "fail",
-    message="The optimizer holds {foreign} tensor(s) that are no longer the model's, and not the {count} parameter(s) of {at} "
-    "{instead}: what it updates is never used, and {at} is never trained.",
+    message="The optimizer holds {foreign} tensor(s) that get no gradient, {whose}, and not the {count} parameter(s) of {at} "
+    "{instead}: {at} is never trained.",
     fix="Build the optimizer last, from the parameters of this very model: after layers were replaced, the model was copied "
     "or rebuilt, and its parts were chosen.",
 )
@@ -73,7 +73,8 @@ def _other_tensors(seen: Watched, source: Source | None) -> Finding:
         foreign=seen.foreign_held,
         count=len(seen.foreign),
         at=called(module),
-        instead="that took their place" if seen.held else "that get the gradients",
+        whose="of a layer that the model no longer has" if seen.held else "frozen ones or those of another model",
+        instead="that took their place" if seen.held else "that do",
     )
 
 

@@ -52,11 +52,11 @@ class Watched:
     foreign: tuple[str, ...]
     """Parameters with a gradient but no optimizer, in whose place an optimizer holds others of the same shape."""
     foreign_held: int
-    """Tensors in the optimizer that are not the model's and get no gradient."""
+    """Tensors in the optimizer that get no gradient."""
     unheld: int
     """Parameters with a gradient that no optimizer holds."""
     held: int
-    """Parameters of the model that an optimizer holds."""
+    """Parameters with a gradient that an optimizer holds."""
     orphans: tuple[Orphan, ...]
     trained_modules: int
     """Modules all of whose trainable parameters have an optimizer."""
@@ -127,20 +127,21 @@ def _members(session: Session, trace: LoopTrace, iterator: Any) -> dict[str, Any
         missing = homeless(model, reached, known)
         loss_missing = _loss_parameters(setup.loss_fn, known)
     held = held_by(*known) & own
+    trained = [name for name, p in model.named_parameters() if name in reached and id(p) in held]
     names = {id(p): name for name, p in model.named_parameters()}
     doubled = [names[key] for o in known for group in o.param_groups for key in _repeated(group) if key in names]
     foreign: list[str] = []
     old = strangers(model, setup.optimizer or known[0]) if missing and known else []
     if missing:
-        foreign = replaced_by(model, missing, old) if held else list(missing)
+        foreign = replaced_by(model, missing, old) if trained else list(missing)
     rest = [name for name in missing if name not in foreign]
-    found = orphans(session, next(iterator)[1], rest, held) if rest and held else []
+    found = orphans(session, next(iterator)[1], rest, held) if rest and trained else []
     return {
         "doubled": tuple(dict.fromkeys(doubled)),
         "foreign": tuple(foreign),
-        "foreign_held": len(old),
+        "foreign_held": len(old) if trained else len(held_by(*known)),
         "unheld": len(missing),
-        "held": len(held),
+        "held": len(trained),
         "orphans": tuple(found),
         "trained_modules": modules_of(model, held),
         "loss_parameters": tuple(loss_missing),
