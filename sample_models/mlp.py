@@ -15,6 +15,9 @@ EXPECTED = {
     "sigmoid_stack": {"vanishing-gradients": ["SC0701"]},
     "prior_in_every_bias": {"dying-relu": ["SC0901"]},
     "oversampled_before_split": {"clean-split": ["SC0302"]},
+    "healthy_loss_scaling": {},
+    "clipped_while_scaled": {"training-loop": ["SC1509"]},
+    "last_layer_forgotten": {"training-loop": ["SC1505"]},
 }
 
 
@@ -61,3 +64,54 @@ def oversampled_before_split():
     _, malignant = cancer()
     rare = malignant.nonzero().flatten()
     return run(mlp(), torch.cat([torch.arange(len(malignant)), rare]))  # copies of one row land on both sides
+
+
+def loss_scaling(unscale):
+    """Half precision with an own training step; on a machine without it the scaler does its work all the same."""
+    setup = run(mlp())
+    model, optimizer, scaler = setup["model"], setup["optimizer"], torch.amp.GradScaler("cpu", init_scale=2.0**12)
+
+    def train_step(batch):
+        features, malignant = batch
+        optimizer.zero_grad()
+        loss = setup["loss_fn"](model(features), malignant)
+        scaler.scale(loss).backward()
+        if unscale:
+            scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        return loss.item()
+
+    return {
+        **setup,
+        "train_step": train_step,
+        "save": saving(model, optimizer, scaler),
+        "load": loading(model, optimizer, scaler),
+    }
+
+
+def saving(*parts):
+    return lambda path: torch.save([part.state_dict() for part in parts], path)
+
+
+def loading(*parts):
+    def load(path):
+        for part, state in zip(parts, torch.load(path), strict=True):
+            part.load_state_dict(state)
+
+    return load
+
+
+def healthy_loss_scaling():
+    return loss_scaling(unscale=True)
+
+
+def clipped_while_scaled():
+    return loss_scaling(unscale=False)  # clipped to 1 and then divided by 4096
+
+
+def last_layer_forgotten():
+    model = mlp()
+    optimizer = torch.optim.SGD(model[:-2].parameters(), lr=0.02, momentum=0.9)  # the slice ends before the last layer
+    return {**run(model), "optimizer": optimizer}

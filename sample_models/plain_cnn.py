@@ -1,5 +1,7 @@
 """A LeNet without normalisation on 8x8 digits, described by a `TrainingSetup` instead of a dict."""
 
+from dataclasses import replace
+
 import torch
 from small_data import digits
 from torch import nn
@@ -10,6 +12,8 @@ from stabcheck import TrainingSetup
 EXPECTED = {
     "healthy": {},
     "killed_by_rate": {"dying-relu": ["SC0902"]},
+    "healthy_own_step": {},
+    "no_zero_grad": {"training-loop": ["SC1501"]},
 }
 
 
@@ -45,3 +49,27 @@ def healthy():
 
 def killed_by_rate():
     return run(lr=1.0)  # a rate for SGD: under Adam the first steps throw whole layers to where no input reaches them
+
+
+def own_step(zero_grad):
+    setup = run()
+    model, optimizer = setup.model, torch.optim.SGD(setup.model.parameters(), lr=0.05, momentum=0.9)
+
+    def train_step(batch):
+        images, labels = batch
+        if zero_grad:
+            optimizer.zero_grad()
+        loss = setup.loss_fn(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return replace(setup, optimizer=optimizer, train_step=train_step)
+
+
+def healthy_own_step():
+    return own_step(zero_grad=True)
+
+
+def no_zero_grad():
+    return own_step(zero_grad=False)  # every gradient since the first step is in every step

@@ -9,7 +9,8 @@ from stabcheck.check import Finding, Rule, Source
 from stabcheck.reading import called
 
 if TYPE_CHECKING:
-    from stabcheck.trial.loop.watched import Orphan, Watched
+    from stabcheck.trial.loop.members import Orphan
+    from stabcheck.trial.loop.watched import Watched
 
 MOST_FINDINGS = 5
 
@@ -66,7 +67,7 @@ def judge(seen: Watched, source: Source | None) -> Iterator[Finding]:
 
 
 def _other_tensors(seen: Watched, source: Source | None) -> Finding:
-    module = common(seen.foreign) if seen.held else ""
+    module = common(seen.foreign)
     return OTHER_TENSORS.at(
         module or None,
         source=source,

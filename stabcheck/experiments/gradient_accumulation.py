@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from stabcheck.check import Finding, Outcome, Rule, Skip, Source, experiment
-from stabcheck.diagnoses.gradient_norms import SCALE_FREE
+from stabcheck.reading import SCALE_FREE
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench

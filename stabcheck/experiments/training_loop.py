@@ -60,7 +60,7 @@ DELAYED = Rule(
     "SC1503",
     "step-before-backward",
     "warn",
-    message="{optimizer} steps before backward() in each of {uses} steps: it moves the weights by the gradient of the batch before.",
+    message="{optimizer} steps before backward() in each of {uses} steps: the weights move by the gradient of the last batch.",
     fix="Call step() after backward(), and zero_grad() after step() or before backward().",
 )
 NEVER_STEPPED = Rule(
@@ -190,7 +190,9 @@ class _Judge:
             yield NO_HISTORY.at(None, source=self.source, calls=len(calls), count=trainable, why=why)
             return
         if seen.stalled and not moved and not any(call.scaler_steps for call in calls):
-            what = "no optimizer was stepped" if backwards else "neither backward() nor an optimizer's step() was called"
+            what = (
+                "no optimizer was stepped" if backwards else "neither backward() nor an optimizer's step() was called"
+            )
             every = seen.session.setup.accumulate_steps
             hint = f", here at every {every}th call" if every > 1 else ""
             yield NEVER_STEPPED.at(None, source=self.source, calls=len(calls), what=what, hint=hint)
@@ -220,8 +222,7 @@ class _Judge:
             worst = bad[-1]
             shares = worst.leftovers
             old, fresh, together = (
-                math.hypot(*values)
-                for values in zip(*((s.old, s.fresh, s.together) for s in shares), strict=True)
+                math.hypot(*values) for values in zip(*((s.old, s.fresh, s.together) for s in shares), strict=True)
             )
             again, partial = shares[0].used_before, len(shares) < self.seen.holds[index]
             what = (
@@ -250,7 +251,7 @@ class _Judge:
 
     def _clipping(self, left: list[Finding]) -> Iterator[Finding]:
         clips = [c for call in self.seen.calls[1:] for c in call.clips if 0 < c.threshold < math.inf]
-        scaled = [c for c in clips if 1 < c.scale and c.threshold < c.scale and c.norm > c.threshold]
+        scaled = [c for c in clips if c.scale > 1 and c.threshold < c.scale and c.norm > c.threshold]
         if len(scaled) >= OFTEN * len(clips) and len(scaled) >= FEW:
             last = scaled[-1]
             meant = last.threshold / last.scale
@@ -323,9 +324,7 @@ class _Judge:
                 yield DELAYED.at(None, source=self.source, optimizer=kind, uses=len(late))
             elif all(use.scheduled_before for use in late):
                 scheduler = type(seen.session.setup.scheduler).__name__
-                yield SCHEDULE_FIRST.at(
-                    None, source=self.source, scheduler=scheduler, optimizer=kind, uses=len(late)
-                )
+                yield SCHEDULE_FIRST.at(None, source=self.source, scheduler=scheduler, optimizer=kind, uses=len(late))
 
 
 def _measured(seen: Watched) -> dict[str, Any]:
@@ -352,4 +351,3 @@ def _summary(seen: Watched, findings: list[Finding]) -> str:
     steps, passes = len(seen.uses), sum(len(call.backwards) for call in seen.calls)
     loose = f", {seen.unheld} parameters with a gradient but no optimizer" if seen.unheld else ""
     return f"{len(seen.calls)} calls, {passes} backward passes, {steps} steps: each gradient used once{loose}"
-

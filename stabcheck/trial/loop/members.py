@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +58,7 @@ def strangers(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[torch.
 
 def replaced_by(model: nn.Module, names: Sequence[str], old: Sequence[torch.Tensor]) -> list[str]:
     """Those of `names` that have the shape of a tensor in `old`, each of which is taken once; or, where a layer has another
-    number of outputs than the one it took the place of, whose number of axes and inputs is the same."""
+    number of outputs than the one it took the place of, whose inputs are the same; with the others of their modules."""
     named = dict(model.named_parameters())
     left = list(old)
     found = []
@@ -67,7 +68,8 @@ def replaced_by(model: nn.Module, names: Sequence[str], old: Sequence[torch.Tens
             if match is not None:
                 found.append(name)
                 left = [t for t in left if t is not match]
-    return found
+    modules = {name.rpartition(".")[0] for name in found}
+    return [name for name in names if name.rpartition(".")[0] in modules]
 
 
 def _same_shape(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -86,13 +88,13 @@ def orphans(session: Session, batch: Any, names: Sequence[str], held: set[int]) 
         by_module.setdefault(name.rpartition(".")[0], []).append(name)
     trained = {id(p) for p in model.parameters() if p.requires_grad and id(p) in held}
     order: list[str] = []
-    upstream: dict[str, bool] = {}
+    behind_trained: dict[str, bool] = {}
 
     def note(path: str) -> Any:
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             order.append(path)
-            if path in by_module and path not in upstream:
-                upstream[path] = reaches(list(tensors([*args, *kwargs.values()])), trained)
+            if path in by_module and path not in behind_trained:
+                behind_trained[path] = reaches(list(tensors([*args, *kwargs.values()])), trained)
 
         return hook
 
@@ -114,7 +116,7 @@ def orphans(session: Session, batch: Any, names: Sequence[str], held: set[int]) 
             parameters=tuple(found),
             whole=len(found) == len(_own(model, path)),
             fresh=looks_fresh(model.get_submodule(path)),
-            downstream=upstream.get(path, False),
+            downstream=behind_trained.get(path, False),
             last=path in order and len(order) - 1 - order[::-1].index(path) > last_trained,
         )
         for path, found in by_module.items()
@@ -133,7 +135,7 @@ def modules_of(model: nn.Module, held: set[int]) -> int:
 
 def reaches(values: Sequence[torch.Tensor], wanted: set[int]) -> bool:
     """Whether the graph behind `values` holds one of the parameters whose `id` is in `wanted`."""
-    stack = [t.grad_fn for t in values if t.grad_fn is not None]
+    stack: list[Any] = [t.grad_fn for t in values]
     seen: set[Any] = set()
     while stack:
         node = stack.pop()
@@ -149,7 +151,7 @@ def reaches(values: Sequence[torch.Tensor], wanted: set[int]) -> bool:
 def looks_fresh(module: nn.Module) -> bool:
     """Whether the module's own parameters look as they do before any training: constant, or independent draws from one
     normal or uniform distribution around zero."""
-    own = [p for p in module.parameters(recurse=False)]
+    own = list(module.parameters(recurse=False))
     return bool(own) and all(_is_drawn(p.detach()) for p in own)
 
 
@@ -162,18 +164,13 @@ def _is_drawn(parameter: torch.Tensor) -> bool:
             flat = flat[torch.randperm(flat.numel())[:ENOUGH]]
     scale = float(flat.square().mean().sqrt())
     ordered = flat.sort().values / scale
-    return min(_distance(ordered, 0.5 + 0.5 * torch.erf(ordered / 2**0.5)), _distance(ordered, _uniform(ordered))) < (
-        UNLIKELY
-    )
-
-
-def _uniform(values: torch.Tensor) -> torch.Tensor:
-    """Distribution function of the uniform one around zero with root mean square 1."""
-    return (0.5 + values / (2 * 3**0.5)).clamp(0, 1)
+    normal = 0.5 + 0.5 * torch.erf(ordered / math.sqrt(2))
+    uniform = (0.5 + ordered / math.sqrt(12)).clamp(0, 1)
+    return min(_distance(ordered, normal), _distance(ordered, uniform)) < UNLIKELY
 
 
 def _distance(ordered: torch.Tensor, expected: torch.Tensor) -> float:
     count = len(ordered)
     steps = torch.arange(count + 1) / count
     gap = torch.maximum((steps[1:] - expected).abs(), (steps[:-1] - expected).abs()).max()
-    return float(gap) * count**0.5
+    return float(gap) * math.sqrt(count)

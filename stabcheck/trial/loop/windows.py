@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,6 @@ from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.loop.events import Call, Use
 from stabcheck.trial.loop.trace import LoopTrace
-from stabcheck.trial.norms import dense
 from stabcheck.trial.rng import kept_rng, seed_all
 from stabcheck.trial.session import Session
 from stabcheck.trial.yardsticks import undisturbed
@@ -146,7 +146,7 @@ class _Watch:
 
     def _gap(self) -> int | None:
         places = sorted({use.call for use in self._seldom()})
-        gaps = {b - a for a, b in zip(places, places[1:], strict=False)}
+        gaps = {b - a for a, b in itertools.pairwise(places)}
         if not gaps:
             return places[0] + 1 if places[0] + 1 == self.declared else None
         return gaps.pop() if len(gaps) == 1 else None
@@ -160,7 +160,7 @@ class _Watch:
         def add(name: str) -> Any:
             def hook(gradient: torch.Tensor) -> None:
                 if self.summing:
-                    value = dense(gradient.to_dense() if gradient.is_sparse else gradient).float()
+                    value = (gradient.detach().to_dense() if gradient.is_sparse else gradient.detach()).float()
                     self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
 
             return hook
@@ -213,7 +213,8 @@ class _Watch:
         with undisturbed(session.model), torch.enable_grad(), kept_rng(self.bench.seed + index):
             loss = session.loss(batch)
             found = torch.autograd.grad(loss, [p for _, p in named], allow_unused=True)
-            gradients = {n: g.to_dense().float() if g.is_sparse else g.float() for (n, _), g in zip(named, found, strict=True) if g is not None}  # fmt: skip
+            pairs = [(n, g) for (n, _), g in zip(named, found, strict=True) if g is not None]
+            gradients = {n: (g.to_dense() if g.is_sparse else g).float() for n, g in pairs}
             size = batches.size(batch)
             half = batches.cut(batch, size // 2)
             if size < 4 or batches.size(half) == size:
