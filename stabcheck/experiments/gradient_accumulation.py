@@ -57,20 +57,20 @@ EVERY_CALL = Rule(
     "fail",
     message="accumulate_steps is {declared}, but {optimizer} steps at every call of train_step, {calls} of {calls}: nothing is "
     "accumulated.",
-    fix="Step and clear the gradients only at every {declared}th call, or declare accumulate_steps=1.",
+    fix="Step and clear the gradients only once in {declared} calls, or declare accumulate_steps=1.",
 )
 OTHER_PACE = Rule(
     "SC2204",
     "window-of-other-length",
     "warn",
-    message="accumulate_steps is {declared}, but {optimizer} steps at every {gap}th call of train_step.",
+    message="accumulate_steps is {declared}, but {optimizer} steps once in {gap} calls of train_step.",
     fix="Make them agree: the schedule and the planned number of steps are sized by accumulate_steps.",
 )
 UNDECLARED = Rule(
     "SC2205",
     "accumulation-undeclared",
     "warn",
-    message="{optimizer} steps only at every {gap}th call of train_step, but accumulate_steps is not given: the planned number of "
+    message="{optimizer} steps only once in {gap} calls of train_step, but accumulate_steps is not given: the planned number of "
     "optimizer steps is taken {gap} times too high.",
     fix="Add accumulate_steps={gap} to the set-up.",
 )
@@ -202,7 +202,7 @@ def _measured(seen: Windows, parts: int) -> dict[str, Any]:
 
 
 def _summary(seen: Windows, parts: int) -> str:
-    text = f"{seen.optimizer} steps at every {f'{seen.gap}th ' if seen.gap and seen.gap > 1 else ''}call"
+    text = f"{seen.optimizer} steps {f'once in {seen.gap} calls' if seen.gap and seen.gap > 1 else 'at every call'}"
     if parts > 1:
         text += f", each in {parts} parts"
     if seen.scale is not None and seen.scale.cosine >= SAME_DIRECTION:

@@ -194,7 +194,7 @@ class _Judge:
                 "no optimizer was stepped" if backwards else "neither backward() nor an optimizer's step() was called"
             )
             every = seen.session.setup.accumulate_steps
-            hint = f", here at every {every}th call" if every > 1 else ""
+            hint = f", here once in {every} calls" if every > 1 else ""
             yield NEVER_STEPPED.at(None, source=self.source, calls=len(calls), what=what, hint=hint)
             return
         for index, uses in self.by_optimizer.items():
@@ -203,7 +203,7 @@ class _Judge:
                 continue
             how = (
                 "step() comes before backward(), on gradients that were just cleared"
-                if all(use.before_backward for use in uses)
+                if all(use.before_backward for use in uses if use.raw)
                 else "they are cleared between backward() and step()"
             )
             yield CLEARED.at(

@@ -36,7 +36,7 @@ class Use:
     kept: int
     """Most of these that are still in one parameter's gradient."""
     before_backward: bool
-    """No backward pass of this call came before it."""
+    """The newest backward pass since its last use is one of an earlier call."""
     scheduled_before: bool
     """The scheduler was stepped in this call before it."""
     leftovers: tuple[Share, ...]

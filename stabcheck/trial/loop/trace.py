@@ -187,7 +187,9 @@ class LoopTrace:
                 raw=total([a.after for a in mine if a.passes]) or 0.0,
                 backwards=max((a.passes for a in mine), default=0),
                 kept=max((a.kept for a in live), default=0),
-                before_backward=not call.backwards,
+                # A step from within a backward pass, as hooks take it, comes after that pass.
+                before_backward=not self._inside
+                and -1 < max((a.origin for a in mine if a.passes), default=-1) < call.index,
                 scheduled_before=self._epoch is not None and self.scheduler.last_epoch != self._epoch,
                 leftovers=tuple(a.share for a in live if a.share is not None),
                 twice=tuple(a.name for a in live if not in_closure and self._is_second(a, seen)),
