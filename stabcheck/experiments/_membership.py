@@ -81,27 +81,36 @@ def _other_tensors(seen: Watched, source: Source | None) -> Finding:
 
 def _without_optimizer(seen: Watched, source: Source | None) -> Iterator[Finding]:
     """A forgotten part is new, and on the way of the gradient to parts that are trained; what is left out on purpose (a
-    backbone behind a probe, a base under adapters or prompts) is pretrained, comes first, or is most of the model."""
+    backbone behind a probe, a base under adapters or prompts, weights beside tuned biases) is pretrained, comes first, or is
+    most of the model."""
     is_few = seen.trained_modules > len(seen.orphans)
-    for orphan in seen.orphans[:MOST_FINDINGS]:
-        is_last = orphan.last and seen.trained_modules >= len(seen.orphans)
-        if not orphan.fresh or not (is_few or is_last) or not orphan.whole:
-            continue
-        if not orphan.downstream and not is_few:
-            continue
+    is_half = seen.trained_modules >= len(seen.orphans)
+    forgotten = [o for o in seen.orphans if o.fresh and o.whole and (is_few or (is_half and o.last and o.downstream))]
+    missing = {name for orphan in forgotten for name in orphan.parameters}
+    places: dict[str, list[Orphan]] = {}
+    for orphan in forgotten:
+        places.setdefault(_outermost(seen, orphan, missing), []).append(orphan)
+    for place, parts in list(places.items())[:MOST_FINDINGS]:
+        is_downstream = any(part.downstream for part in parts)
         yield UNOPTIMIZED.at(
-            orphan.module or orphan.parameters[0],
+            place,
             source=source,
-            severity="fail" if orphan.downstream else "warn",
-            count=len(orphan.parameters),
-            at=called(orphan.module) if orphan.module else orphan.parameters[0],
-            why=_why(orphan, seen),
+            severity="fail" if is_downstream else "warn",
+            count=sum(len(part.parameters) for part in parts),
+            at=called(place),
+            why=f", while {seen.held} parameters {'below' if is_downstream else 'above'} it are trained",
         )
 
 
-def _why(orphan: Orphan, seen: Watched) -> str:
-    where = "behind" if orphan.downstream else "in front of"
-    return f", random ones, while {seen.held} parameters {where} it are trained"
+def _outermost(seen: Watched, orphan: Orphan, missing: set[str]) -> str:
+    """The largest module around it of which everything is missing; the parameter itself where it is the model's own."""
+    if not orphan.module:
+        return orphan.parameters[0]
+    trainable = [name for name, p in seen.session.model.named_parameters() if p.requires_grad]
+    place = orphan.module
+    while (outer := place.rpartition(".")[0]) and missing.issuperset(n for n in trainable if n.startswith(f"{outer}.")):
+        place = outer
+    return place
 
 
 def common(names: tuple[str, ...]) -> str:

@@ -136,6 +136,47 @@ def test_a_forgotten_layer_is_named(layer: int, seed: int, make_bench: MakeBench
     assert outcome.findings[0].location == str(layer)
 
 
+def test_a_forgotten_part_is_named_as_a_whole(make_bench: MakeBench) -> None:
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.trunk, self.side, self.head = (
+                mlp(depth=3),
+                nn.Sequential(mlp(features=4), nn.LayerNorm(4)),
+                nn.Linear(4, 4),
+            )
+
+        def forward(self, inputs: Any) -> Any:
+            hidden = self.trunk(inputs)
+            return self.head(hidden + self.side(hidden))
+
+    def setup() -> dict[str, Any]:
+        parts = classifier(Branches)()
+        model = parts["model"]
+        kept = [p for name, p in model.named_parameters() if not name.startswith("side")]
+        return {**parts, "optimizer": torch.optim.Adam(kept, lr=1e-3)}
+
+    (finding,) = CHECK.run(make_bench(setup)).findings
+
+    assert (finding.code, finding.location, finding.evidence["count"]) == ("SC1505", "side", 8)
+
+
+def test_norms_that_no_parameter_group_takes(make_bench: MakeBench) -> None:
+    def model() -> nn.Module:
+        layers = [part for _ in range(3) for part in (nn.Linear(16, 16), nn.LayerNorm(16), nn.GELU())]
+        return nn.Sequential(*layers, nn.Linear(16, 4))
+
+    def setup() -> dict[str, Any]:
+        parts = classifier(model)()
+        decayed = [p for p in parts["model"].parameters() if p.dim() > 1]
+        biases = [p for n, p in parts["model"].named_parameters() if n.endswith("bias") and n[0] not in "147"]
+        return {**parts, "optimizer": torch.optim.AdamW([{"params": decayed}, {"params": biases}], lr=1e-3)}
+
+    findings = CHECK.run(make_bench(setup)).findings
+
+    assert [(f.code, f.severity, f.location) for f in findings] == [("SC1505", "fail", i) for i in "147"]
+
+
 def test_a_forgotten_first_layer_is_a_warning(make_bench: MakeBench) -> None:
     outcome = CHECK.run(make_bench(without(lambda model: list(model.parameters())[2:])))
 

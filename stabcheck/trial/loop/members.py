@@ -19,7 +19,8 @@ from stabcheck.trial.session import Session
 ENOUGH = 2000
 """Elements of a weight by which its distribution is judged; more would find the last trace of rounding."""
 UNLIKELY = 1.95
-"""Kolmogorov-Smirnov distance, times the root of the count, that one fresh layer in a thousand exceeds."""
+"""Kolmogorov-Smirnov distance, times the root of the count, that one fresh layer in a thousand exceeds: 3 of 2,220 with
+seven initialisations do. Of hidden layers of 4,096 weights trained for 500 steps none passes for fresh, of heads of 640 half do."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Orphan:
     module: str
     parameters: tuple[str, ...]
     whole: bool
-    """None of its trainable parameters has an optimizer."""
+    """None of its trainable parameters has an optimizer, or it is a container and owns each on its own."""
     fresh: bool
     """Its weights look as drawn, not as trained."""
     downstream: bool
@@ -114,7 +115,8 @@ def orphans(session: Session, batch: Any, names: Sequence[str], held: set[int]) 
         Orphan(
             module=path,
             parameters=tuple(found),
-            whole=len(found) == len(_own(model, path)),
+            # What a container owns beside its layers (a class token, positions) is each a part of its own.
+            whole=len(found) == len(_own(model, path)) or any(model.get_submodule(path).children()),
             fresh=looks_fresh(model.get_submodule(path)),
             downstream=behind_trained.get(path, False),
             last=path in order and len(order) - 1 - order[::-1].index(path) > last_trained,

@@ -24,8 +24,12 @@ from stabcheck.userland import UserCodeError
 
 MOST_CALLS = 64
 """Calls without a step after which a loop that declares no accumulation is not waited for any longer."""
-SECONDS = 20.0
-"""Time after which no further window is begun."""
+SECONDS = 15.0
+"""Time after which no call is waited for, and that the comparison of one window may take."""
+COMPARED = 2.5
+"""Calls' time that the comparison takes for each micro-batch: its gradient, half its loss, and the call itself."""
+HALVED = 2
+"""Micro-batches that are halved to learn whether the loss is a sum."""
 SUM_LIKE = 0.75
 """Loss of half a batch over that of the whole: 1/2 for a sum over samples, 1 for a mean, each with the noise of a half."""
 IGNORED = -100
@@ -90,6 +94,7 @@ class _Watch:
     def run(self) -> Windows:
         trace, limit = self.trace, max(MOST_CALLS, 2 * self.declared)
         scale, why = None, ""
+        started = time.monotonic()
         with trace.watching(), self._summed():
             self._until_use(limit)
             if trace.calls[-1].index != self.declared - 1 or self.declared == 1:
@@ -98,8 +103,8 @@ class _Watch:
             parts = max((len(call.backwards) for call in trace.calls), default=0)
             if gap is None or (gap == 1 and parts < 2):
                 why = "no two windows of micro-batches were alike"
-            elif time.monotonic() > self.deadline:
-                why = "the micro-batches take too long"
+            elif gap * COMPARED * (time.monotonic() - started) / len(trace.calls) > SECONDS:
+                why = f"the gradients of {gap} micro-batches take longer than {SECONDS:.0f} s"
             else:
                 try:
                     scale = self._scale(gap)
@@ -217,7 +222,7 @@ class _Watch:
             gradients = {n: (g.to_dense() if g.is_sparse else g).float() for n, g in pairs}
             size = batches.size(batch)
             half = batches.cut(batch, size // 2)
-            if size < 4 or batches.size(half) == size:
+            if index >= HALVED or size < 4 or batches.size(half) == size:
                 return gradients, None
             try:
                 seed_all(self.bench.seed + index)
