@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import torch
 
 from stabcheck.trial.loop.graphs import GraphLog
@@ -21,7 +23,7 @@ def test_a_carried_state_reaches_back_to_the_first_call() -> None:
 
     assert [oldest for _, oldest in seen] == [None, 0, 0, 0, 0]
     sizes = [nodes for nodes, _ in seen]
-    assert [b - a for a, b in zip(sizes, sizes[1:], strict=False)] == [2] * 4
+    assert [b - a for a, b in itertools.pairwise(sizes)] == [2] * 4
 
 
 def test_a_detached_one_does_not() -> None:
