@@ -3,6 +3,8 @@
 `python finetune.py` trains the backbone and writes data/backbone.npz.
 """
 
+import itertools
+
 import numpy as np
 import torch
 from small_data import FOLDER, digits
@@ -12,7 +14,10 @@ from torch.utils.data import DataLoader, TensorDataset
 EXPECTED = {
     "healthy": {},
     "healthy_head_only": {},
-    "optimizer_before_head": {"one-batch-overfit": ["SC0107"]},
+    "optimizer_before_head": {"training-loop": ["SC1506"]},
+    "healthy_micro_batches": {},
+    "micro_batches_thrown_away": {"gradient-accumulation": ["SC2201"]},
+    "micro_batches_undivided": {"gradient-accumulation": ["SC2202"]},
 }
 
 
@@ -90,6 +95,38 @@ def optimizer_before_head():
     optimizer = torch.optim.AdamW(model.head.parameters(), lr=3e-3)
     model.head = nn.Linear(512, 5)  # the optimizer holds the old head's weights and will never touch these
     return run(model, optimizer)
+
+
+def micro_batches(every=4, divisor=4, clear_each=False):
+    setup = healthy()
+    model, calls = setup["model"], itertools.count(1)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01, momentum=0.9)
+
+    def train_step(batch):
+        images, labels = batch
+        model.train()
+        loss = setup["loss_fn"](model(images), labels)
+        (loss / divisor).backward()
+        last = next(calls) % every == 0
+        if last:
+            optimizer.step()
+        if last or clear_each:
+            optimizer.zero_grad()
+        return loss.item()
+
+    return {**setup, "optimizer": optimizer, "train_step": train_step, "accumulate_steps": every}
+
+
+def healthy_micro_batches():
+    return micro_batches()
+
+
+def micro_batches_thrown_away():
+    return micro_batches(clear_each=True)
+
+
+def micro_batches_undivided():
+    return micro_batches(divisor=1)  # the gradient, and with it the rate, is four times what is written
 
 
 def main():

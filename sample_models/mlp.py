@@ -17,6 +17,9 @@ EXPECTED = {
     "labels_of_minus_one": {"loss-contract": ["SC1604"]},
     "oversampled_before_split": {"clean-split": ["SC0302"]},
     "in_their_own_units": {"data-health": ["SC1708"]},
+    "healthy_loss_scaling": {},
+    "clipped_while_scaled": {"training-loop": ["SC1509"]},
+    "last_layer_forgotten": {"training-loop": ["SC1505"]},
 }
 
 
@@ -74,3 +77,54 @@ def oversampled_before_split():
 
 def in_their_own_units():
     return run(mlp(), standardise=False)  # areas in the hundreds beside fractal dimensions of a few thousandths
+
+
+def loss_scaling(unscale):
+    """Half precision with an own training step; on a machine without it the scaler does its work all the same."""
+    setup = run(mlp())
+    model, optimizer, scaler = setup["model"], setup["optimizer"], torch.amp.GradScaler("cpu", init_scale=2.0**12)
+
+    def train_step(batch):
+        features, malignant = batch
+        optimizer.zero_grad()
+        loss = setup["loss_fn"](model(features), malignant)
+        scaler.scale(loss).backward()
+        if unscale:
+            scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        return loss.item()
+
+    return {
+        **setup,
+        "train_step": train_step,
+        "save": saving(model, optimizer, scaler),
+        "load": loading(model, optimizer, scaler),
+    }
+
+
+def saving(*parts):
+    return lambda path: torch.save([part.state_dict() for part in parts], path)
+
+
+def loading(*parts):
+    def load(path):
+        for part, state in zip(parts, torch.load(path), strict=True):
+            part.load_state_dict(state)
+
+    return load
+
+
+def healthy_loss_scaling():
+    return loss_scaling(unscale=True)
+
+
+def clipped_while_scaled():
+    return loss_scaling(unscale=False)  # clipped to 1 and then divided by 4096
+
+
+def last_layer_forgotten():
+    model = mlp()
+    optimizer = torch.optim.SGD(model[:-2].parameters(), lr=0.02, momentum=0.9)  # the slice ends before the last layer
+    return {**run(model), "optimizer": optimizer}

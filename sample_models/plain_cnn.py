@@ -1,5 +1,7 @@
 """A LeNet without normalisation on 8x8 digits, described by a `TrainingSetup` instead of a dict."""
 
+from dataclasses import replace
+
 import torch
 from small_data import digits
 from torch import nn
@@ -13,6 +15,8 @@ EXPECTED = {
     "softmax_before_the_loss": {"loss-contract": ["SC1601"]},
     "sorted_by_digit": {"data-health": ["SC1704"]},
     "validated_on_raw_ink": {"data-health": ["SC1710"]},
+    "healthy_own_step": {},
+    "no_zero_grad": {"training-loop": ["SC1501"]},
 }
 
 
@@ -73,3 +77,27 @@ def validated_on_raw_ink():
     data = TensorDataset(images * 16, labels)  # training divides the ink by 16
     setup.val_loader = DataLoader(data, batch_size=128)
     return setup
+
+
+def own_step(zero_grad):
+    setup = run()
+    model, optimizer = setup.model, torch.optim.SGD(setup.model.parameters(), lr=0.05, momentum=0.9)
+
+    def train_step(batch):
+        images, labels = batch
+        if zero_grad:
+            optimizer.zero_grad()
+        loss = setup.loss_fn(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return replace(setup, optimizer=optimizer, train_step=train_step)
+
+
+def healthy_own_step():
+    return own_step(zero_grad=True)
+
+
+def no_zero_grad():
+    return own_step(zero_grad=False)  # every gradient since the first step is in every step

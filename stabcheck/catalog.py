@@ -17,8 +17,10 @@ from stabcheck.experiments.clean_split import CHECK as CLEAN_SPLIT
 from stabcheck.experiments.data_health import CHECK as DATA_HEALTH
 from stabcheck.experiments.eval_mode import CHECK as EVAL_MODE
 from stabcheck.experiments.loss_contract import CHECK as LOSS_CONTRACT
+from stabcheck.experiments.gradient_accumulation import CHECK as GRADIENT_ACCUMULATION
 from stabcheck.experiments.lr_schedule import CHECK as LR_SCHEDULE
 from stabcheck.experiments.one_batch_overfit import CHECK as ONE_BATCH_OVERFIT
+from stabcheck.experiments.training_loop import CHECK as TRAINING_LOOP
 
 CATALOG: tuple[Check, ...] = (
     ONE_BATCH_OVERFIT,
@@ -32,6 +34,8 @@ CATALOG: tuple[Check, ...] = (
     DYING_RELU,
     LOSS_CONTRACT,
     DATA_HEALTH,
+    TRAINING_LOOP,
+    GRADIENT_ACCUMULATION,
 )
 
 RETIRED: dict[str, str] = {}

@@ -34,6 +34,9 @@ SPOILT_TRAINING = (
     *("SC0201", "SC0203", "SC0204", "SC0206", "SC07", "SC08", "SC09"),
 )
 """What may be seen wherever nothing, or only nonsense, is learnt."""
+SPOILT = ("SC0107", "SC0108", "SC0109", "SC0110", "SC07", "SC09")
+"""What is seen of a training that does not go as it is written."""
+WILD = ("SC0201", "SC0204", "SC08")
 EXPLAINS: tuple[Explains, ...] = (
     Explains(
         "SC1701",
@@ -81,6 +84,19 @@ EXPLAINS: tuple[Explains, ...] = (
         ("SC0105", "SC0111", "SC0201", "SC0110", "SC07", "SC08", "SC09"),
         "a loss that is not a number trains nothing",
     ),
+    Explains("SC1502", SPOILT, "without a gradient at the step nothing is learnt"),
+    Explains("SC1504", SPOILT, "without a step nothing is learnt"),
+    Explains("SC1506", SPOILT, "what no optimizer holds is not trained"),
+    Explains("SC1510", ("SC0202", *SPOILT), "without a gradient nothing is learnt"),
+    Explains("SC1513", SPOILT, "an update that is undone teaches nothing"),
+    Explains("SC2203", ("SC1501", *SPOILT, *WILD), "old gradients are part of each step within the window"),
+    Explains("SC1501", (*SPOILT, *WILD), "steps with old gradients go where no batch points"),
+    Explains("SC1505", SPOILT, "a layer that stays random spoils what is built on it"),
+    Explains("SC1507", (*SPOILT, *WILD), "each step is taken twice"),
+    Explains("SC1508", (*SPOILT, *WILD), "the clipping that was to bound the steps does not"),
+    Explains("SC1509", ("SC0203", *SPOILT), "the steps are shorter than meant by the scaler's factor"),
+    Explains("SC2201", SPOILT, "most of the data is thrown away"),
+    Explains("SC2202", (*SPOILT, *WILD), "the rate is another than the one written down"),
     Explains("SC0104", ("SC0202", "SC07", "SC09"), "without a graph nothing is trained"),
     Explains(
         "SC0201",

@@ -22,6 +22,22 @@ FALLING = 0.05
 """A fall of the loss within the last half of the trial, as a share of the constant-prediction level, that counts as
 movement when it also exceeds twice its standard error."""
 
+SCALE_FREE = {
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+    "Adagrad",
+    "Adadelta",
+    "Rprop",
+    "Adafactor",
+    "Lion",
+    "Muon",
+}
+"""Optimizers that divide the gradient's scale out, to which clipping by a constant factor does nothing."""
+
 
 def called(module: str | None) -> str:
     """How a sentence speaks of a module: a bare number, as in an nn.Sequential, is "layer 3"."""

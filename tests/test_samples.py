@@ -103,7 +103,7 @@ def test_declared_samples_are_functions_without_required_parameters() -> None:
 
 
 def test_samples_need_only_torch_and_numpy() -> None:
-    allowed = {"copy", "itertools", "math", "pathlib", "numpy", "torch", "small_data", "stabcheck"}
+    allowed = {"copy", "dataclasses", "itertools", "math", "pathlib", "numpy", "torch", "small_data", "stabcheck"}
     for file in FOLDER.glob("*.py"):
         assert imports(file) <= allowed, file
 

@@ -22,7 +22,7 @@ import math
 
 from stabcheck import stats
 from stabcheck.check import Finding, NotChecked, Outcome, Rule, Skip, diagnosis
-from stabcheck.reading import called, is_bad_from_nowhere, largest_update, progress
+from stabcheck.reading import SCALE_FREE, called, is_bad_from_nowhere, largest_update, progress
 from stabcheck.recording import Parameter, Recording
 
 STRANGLED = 100.0
@@ -35,21 +35,6 @@ SETTLED = 10
 """Steps before this are the start, where norms change for good reason."""
 SPIKE = 30.0
 """A norm so many times the median after the start."""
-SCALE_FREE = {
-    "Adam",
-    "AdamW",
-    "Adamax",
-    "NAdam",
-    "RAdam",
-    "RMSprop",
-    "Adagrad",
-    "Adadelta",
-    "Rprop",
-    "Adafactor",
-    "Lion",
-    "Muon",
-}
-"""Optimizers that divide the gradient's scale out, to which clipping by a constant factor does nothing."""
 
 NON_FINITE = Rule(
     "SC0201",

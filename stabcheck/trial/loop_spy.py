@@ -51,9 +51,9 @@ class LoopSpy:
         hook = register_optimizer_step_pre_hook(self._before_step)
         with contextlib.ExitStack() as stack:
             stack.callback(hook.remove)
-            stack.enter_context(_replaced(autograd, "backward", self._backward))
-            stack.enter_context(_replaced(clip, "_clip_grads_with_norm_", self._clip))
-            stack.enter_context(_replaced(scaler, "scale", self._scale))
+            stack.enter_context(replaced(autograd, "backward", self._backward))
+            stack.enter_context(replaced(clip, "_clip_grads_with_norm_", self._clip))
+            stack.enter_context(replaced(scaler, "scale", self._scale))
             yield
 
     def _backward(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -95,7 +95,7 @@ class LoopSpy:
 
 
 @contextlib.contextmanager
-def _replaced(owner: Any, name: str, wrapper: Callable[..., Any]) -> Iterator[None]:
+def replaced(owner: Any, name: str, wrapper: Callable[..., Any]) -> Iterator[None]:
     """`owner.name` calls `wrapper(original, ...)` inside; nothing happens if this torch has no such name."""
     original = getattr(owner, name, None)
     if original is None:

@@ -1,0 +1,76 @@
+"""The training step loses, repeats or misplaces a part of its work: zero_grad, backward, clipping, step.
+
+## What it looks at
+Some calls of your own train_step, as they are, with each gradient followed through PyTorch's own hooks: which backward
+passes are in it when an optimizer uses it, whether it was used before, cleared, clipped before or after, still multiplied by
+the GradScaler. Accumulation, closures, several optimizers and two-pass steps (SAM, GANs, attacks) are told apart from mistakes,
+because only gradients that an optimizer uses count. Also: parameters that get gradients but have no optimizer, tensors in an
+optimizer that are no longer the model's, graphs that outlive their step.
+
+## Why it matters
+Misplaced or missing operations are among the most frequent silent bugs of PyTorch users. The loss often still falls for a
+while, so that the run looks merely bad.
+
+## What to do
+The order is: zero_grad, forward, backward, scaler.unscale_, clip, optimizer step, scheduler step. Build the optimizer last,
+from the parameters of the model that is trained. Keep loss.item(), not loss, for the log.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stabcheck.check import Finding, Outcome, experiment
+from stabcheck.experiments import _loop_order, _membership
+
+if TYPE_CHECKING:
+    from stabcheck.trial.bench import Bench
+    from stabcheck.trial.loop.watched import Watched
+
+
+@experiment(
+    title="Training step in order",
+    rules=tuple(sorted((*_loop_order.RULES, *_membership.RULES), key=lambda rule: rule.code)),
+)
+def CHECK(bench: Bench) -> Outcome:  # noqa: N802
+    """Watch some steps of the set-up's own loop."""
+    from stabcheck.trial.loop.watched import watch
+
+    seen = watch(bench)
+    setup = seen.session.setup
+    source = bench.source(setup.train_step)
+    findings = list(_membership.judge(seen, source))
+    if setup.train_step is not None:
+        findings += list(_loop_order.Judge(seen, source).findings(bool(findings)))
+    outcome = Outcome(_summary(seen, findings), tuple(findings), _measured(seen))
+    if setup.train_step is None:
+        return outcome.but_not("your own training step", "stabcheck's textbook loop was watched: add 'train_step'")
+    if not seen.uses and not findings:
+        return outcome.but_not("the order of the training step", "no torch.optim.Optimizer of this model stepped")
+    return outcome
+
+
+def _measured(seen: Watched) -> dict[str, Any]:
+    last = seen.calls[-1]
+    return {
+        "calls": len(seen.calls),
+        "optimizers": list(seen.optimizers),
+        "steps": len(seen.uses),
+        "backward_passes": sum(len(call.backwards) for call in seen.calls),
+        "gradient_norms": [use.norm for use in seen.uses],
+        "parameters_with_optimizer": seen.held,
+        "parameters_with_gradient_only": seen.unheld,
+        "graph_nodes": [call.nodes for call in seen.calls],
+        "returned": last.returned,
+        "differentiated": list(last.backwards),
+    }
+
+
+def _summary(seen: Watched, findings: list[Finding]) -> str:
+    if findings:
+        return findings[0].message
+    if not seen.uses:
+        return f"no optimizer was seen to step in {len(seen.calls)} calls"
+    steps, passes = len(seen.uses), sum(len(call.backwards) for call in seen.calls)
+    loose = f", {seen.unheld} parameters with a gradient but no optimizer" if seen.unheld else ""
+    return f"{len(seen.calls)} calls, {passes} backward passes, {steps} steps: each gradient used once{loose}"

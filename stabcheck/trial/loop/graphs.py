@@ -1,0 +1,82 @@
+"""Autograd graphs across calls: how far back they reach, and which are kept alive."""
+
+from __future__ import annotations
+
+import bisect
+import gc
+import weakref
+from typing import Any
+
+import torch
+
+MOST_NODES = 200_000
+"""Nodes of one graph that are looked at."""
+NEAR = 4
+"""Steps from the root within which a graph's own nodes are marked: the loss may have been divided or scaled since."""
+
+
+class _Mark:
+    pass
+
+
+class GraphLog:
+    """The graphs that were differentiated, call by call. Nodes are numbered by autograd in the order of their making."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._marks: dict[int, list[weakref.ref[_Mark]]] = {}
+
+    def begin(self) -> None:
+        """A new call starts."""
+        with torch.enable_grad():
+            probe = torch.ones((), requires_grad=True) + 0
+        self._starts.append(_number(probe.grad_fn) or 0)
+
+    def look(self, root: torch.Tensor) -> tuple[int, int | None]:
+        """(nodes behind `root`, the earliest call before this one that made any of them, or None)."""
+        call = len(self._starts) - 1
+        seen: set[Any] = set()
+        level, depth = [root.grad_fn], 0
+        oldest = call
+        while level and len(seen) < MOST_NODES:
+            following = []
+            for node in level:
+                if node is None or node in seen:
+                    continue
+                seen.add(node)
+                number = _number(node)
+                if number is None:
+                    continue
+                if number >= self._starts[0]:
+                    oldest = min(oldest, bisect.bisect_right(self._starts, number) - 1)
+                    if depth < NEAR and number >= self._starts[call]:
+                        self._mark(call, node)
+                following += [parent for parent, _ in node.next_functions]
+            level, depth = following, depth + 1
+        return len(seen), oldest if oldest < call else None
+
+    def _mark(self, call: int, node: Any) -> None:
+        mark = _Mark()
+        try:
+            node.metadata[id(self)] = mark
+        except (AttributeError, RuntimeError):  # a node that takes no notes
+            return
+        self._marks.setdefault(call, []).append(weakref.ref(mark))
+
+    def alive(self) -> int:
+        """Calls of which some graph is still in memory."""
+        if self._count() > 1:
+            gc.collect()  # what only refers to itself is not kept by anyone
+        return self._count()
+
+    def _count(self) -> int:
+        return sum(any(mark() is not None for mark in marks) for marks in self._marks.values())
+
+
+def _number(node: Any) -> int | None:
+    """The place of a node in the order of making; None for the leaves' own nodes, which are older than any call."""
+    try:
+        number = int(node._sequence_nr())
+    except (AttributeError, RuntimeError, TypeError):
+        return None
+    return number if number < 2**63 else None

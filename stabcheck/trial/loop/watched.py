@@ -1,0 +1,164 @@
+"""A few calls of the training step under observation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from stabcheck.trial import batches
+from stabcheck.trial.bench import Bench
+from stabcheck.trial.loop.events import Call, Use
+from stabcheck.trial.loop.members import (
+    Orphan,
+    alive_optimizers,
+    homeless,
+    modules_of,
+    orphans,
+    replaced_by,
+    strangers,
+)  # fmt: skip
+from stabcheck.trial.loop.trace import LoopTrace
+from stabcheck.trial.modes import held_by
+from stabcheck.trial.session import Session
+
+CALLS = 6
+"""Calls of the training step that are watched: what is said of all of them is no accident of one."""
+WINDOWS = 2
+"""Windows of accumulation that are watched at least."""
+MOST_CALLS = 64
+"""Calls after which an optimizer that has not stepped, or a graph that is still alive, is believed to stay so."""
+SECONDS = 10.0
+"""Time after which no further call is made, once four have been."""
+FEWEST = 4
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What was seen."""
+
+    session: Session
+    calls: tuple[Call, ...]
+    optimizers: tuple[str, ...]
+    """Class names of the optimizers that stepped."""
+    holds: tuple[int, ...]
+    """How many of the model's parameters each of them holds."""
+    stalled: bool
+    """In all these calls, more than enough of them, no optimizer stepped."""
+    graphs_alive: int
+    doubled: tuple[str, ...]
+    """Parameters that one parameter group lists more than once."""
+    foreign: tuple[str, ...]
+    """Parameters with a gradient but no optimizer, in whose place an optimizer holds others of the same shape."""
+    foreign_held: int
+    """Tensors in the optimizer that get no gradient."""
+    unheld: int
+    """Parameters with a gradient that no optimizer holds."""
+    held: int
+    """Parameters with a gradient that an optimizer holds."""
+    orphans: tuple[Orphan, ...]
+    trained_modules: int
+    """Modules all of whose trainable parameters have an optimizer."""
+    loss_parameters: tuple[str, ...]
+    """Parameters of loss_fn's own that get a gradient but have no optimizer."""
+
+    @property
+    def uses(self) -> list[Use]:
+        """Every use of gradients, in order."""
+        return [use for call in self.calls for use in call.uses]
+
+
+def watch(bench: Bench) -> Watched:
+    """Take some training steps of a fresh set-up and look.
+
+    Raises:
+        Skip: the set-up does not say how it trains.
+        UserCodeError: the step raised.
+    """
+    session = bench.session()
+    setup = session.setup
+    trace = LoopTrace(session.model, setup.scheduler)
+    iterator = session.train_batches()
+    every = setup.accumulate_steps
+    started = time.monotonic()
+
+    def take(count: int, until: Callable[[], bool] = lambda: False) -> Any:
+        batch = None
+        for _ in range(count):
+            enough = len(trace.calls) >= FEWEST and time.monotonic() - started > SECONDS
+            if until() or enough or bench.remaining() < 0:
+                break
+            _, batch = next(iterator)
+            trace.begin(batches.size(batch))
+            trace.end(session.step(batch))
+            bench.tell(None, f"watching call {len(trace.calls)} of your training step")
+        return batch
+
+    with trace.watching():
+        take(max(CALLS, min(WINDOWS * every, MOST_CALLS)))
+        kept_alive = trace.graphs.alive()
+        if not any(call.uses for call in trace.calls):
+            take(max(MOST_CALLS, WINDOWS * every) - len(trace.calls), lambda: bool(trace.calls[-1].uses))
+        elif kept_alive >= len(trace.calls) - 1:
+            take(MOST_CALLS - len(trace.calls))
+            kept_alive = trace.graphs.alive()
+    members = _members(session, trace, iterator)
+    return Watched(
+        session=session,
+        calls=tuple(trace.calls),
+        optimizers=tuple(type(o).__name__ for o in trace.optimizers),
+        holds=tuple(len(held_by(o) & trace.accounts.by_id.keys()) for o in trace.optimizers),
+        stalled=not any(call.uses for call in trace.calls) and len(trace.calls) >= max(FEWEST, WINDOWS * every),
+        graphs_alive=kept_alive,
+        **members,
+    )
+
+
+def _members(session: Session, trace: LoopTrace, iterator: Any) -> dict[str, Any]:
+    model, setup = session.model, session.setup
+    own = {id(p) for p in model.parameters()}
+    known = [*trace.optimizers, *([setup.optimizer] if setup.optimizer is not None else [])]
+    reached = set().union(*(call.reached for call in trace.calls)) - _moved_by_hand(trace)
+    missing = homeless(model, reached, known)
+    loss_missing = _loss_parameters(setup.loss_fn, known)
+    if missing or loss_missing:
+        known = [*known, *(o for o in alive_optimizers() if not any(o is k for k in known))]
+        missing = homeless(model, reached, known)
+        loss_missing = _loss_parameters(setup.loss_fn, known)
+    held = held_by(*known) & own
+    trained = [name for name, p in model.named_parameters() if name in reached and id(p) in held]
+    names = {id(p): name for name, p in model.named_parameters()}
+    doubled = [names[key] for o in known for group in o.param_groups for key in _repeated(group) if key in names]
+    foreign: list[str] = []
+    old = strangers(model, setup.optimizer or known[0]) if missing and known else []
+    if missing:
+        foreign = replaced_by(model, missing, old) if trained else list(missing)
+    rest = [name for name in missing if name not in foreign]
+    found = orphans(session, next(iterator)[1], rest, held) if rest and trained else []
+    return {
+        "doubled": tuple(dict.fromkeys(doubled)),
+        "foreign": tuple(foreign),
+        "foreign_held": len(old) if trained else len(held_by(*known)),
+        "unheld": len(missing),
+        "held": len(trained),
+        "orphans": tuple(found),
+        "trained_modules": modules_of(model, held),
+        "loss_parameters": tuple(loss_missing),
+    }
+
+
+def _moved_by_hand(trace: LoopTrace) -> set[str]:
+    """Parameters that changed though no optimizer that was seen holds them."""
+    return trace.moved - {a.name for o in trace.optimizers for p in held_by(o) if (a := trace.accounts.by_id.get(p))}
+
+
+def _repeated(group: dict[str, Any]) -> set[int]:
+    ids = [id(p) for p in group["params"]]
+    return {key for key in ids if ids.count(key) > 1} if len(set(ids)) < len(ids) else set()
+
+
+def _loss_parameters(loss_fn: Any, optimizers: list[Any]) -> list[str]:
+    held = held_by(*optimizers)
+    named = loss_fn.named_parameters(recurse=False) if hasattr(loss_fn, "named_parameters") else ()
+    return [n for n, p in named if p.requires_grad and id(p) not in held and p.grad is not None and bool(p.grad.any())]
