@@ -17,6 +17,7 @@ from stabcheck.experiments.clean_split import CHECK as CLEAN_SPLIT
 from stabcheck.experiments.eval_mode import CHECK as EVAL_MODE
 from stabcheck.experiments.lr_schedule import CHECK as LR_SCHEDULE
 from stabcheck.experiments.one_batch_overfit import CHECK as ONE_BATCH_OVERFIT
+from stabcheck.experiments.optimizer_config import CHECK as OPTIMIZER_CONFIG
 
 CATALOG: tuple[Check, ...] = (
     ONE_BATCH_OVERFIT,
@@ -28,6 +29,7 @@ CATALOG: tuple[Check, ...] = (
     VANISHING_GRADIENTS,
     EXPLODING_GRADIENTS,
     DYING_RELU,
+    OPTIMIZER_CONFIG,
 )
 
 RETIRED: dict[str, str] = {}

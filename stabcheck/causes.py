@@ -23,6 +23,11 @@ class Explains:
 
 
 NO_FIT = ("SC0101", "SC0105")
+TRAINS_BADLY = (
+    *(*NO_FIT, "SC0106", "SC0107", "SC0108", "SC0109", "SC0110", "SC0201", "SC0204", "SC0206"),
+    *("SC07", "SC08", "SC09", "SC11", "SC12", "SC13"),
+)
+"""What is said of a set-up whose optimizer works against it."""
 EXPLAINS: tuple[Explains, ...] = (
     Explains(
         "SC0205",
@@ -33,6 +38,19 @@ EXPLAINS: tuple[Explains, ...] = (
         "SC0206",
         ("SC0105", "SC0111", "SC0201", "SC0110", "SC07", "SC08", "SC09"),
         "a loss that is not a number trains nothing",
+    ),
+    *(
+        Explains(code, TRAINS_BADLY, why)
+        for code, why in (
+            ("SC2401", "steps that climb the loss fit nothing and make it explode"),
+            ("SC2402", "a velocity that never forgets throws the weights away"),
+            ("SC2403", "a velocity that piles up throws the weights away"),
+            ("SC2404", "old gradients over new denominators make wild steps"),
+            ("SC2405", "steps that eps makes tiny move nothing"),
+            ("SC2406", "weights that decay to zero carry no signal"),
+            ("SC2407", "weights that grow at every step explode"),
+            ("SC2408", "nothing passes where everything is dropped"),
+        )
     ),
     Explains("SC0104", ("SC0202", "SC07", "SC09"), "without a graph nothing is trained"),
     Explains(

@@ -131,6 +131,14 @@ class OptimizerFacts:
     kind: str
     groups: tuple[dict[str, Any], ...]
     """Per parameter group: its scalar options, and "parameters", how many tensors it holds."""
+    is_torch: bool = True
+    """Its class is one of torch.optim's own, so its options mean what they mean there."""
+    decoupled: bool = False
+    """weight_decay shrinks the weights themselves, as in AdamW, and is not added to the gradient."""
+    below_eps: float | None = None
+    """Share of the weights whose root mean square gradient was below eps at the end of the trial; None if it keeps none."""
+    typical_gradient: float | None = None
+    """Median of these roots."""
 
 
 @dataclass(frozen=True)
