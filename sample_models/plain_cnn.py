@@ -10,6 +10,8 @@ from stabcheck import TrainingSetup
 EXPECTED = {
     "healthy": {},
     "killed_by_rate": {"dying-relu": ["SC0902"]},
+    "bytes_below_zero": {"precision": ["SC2107"]},
+    "weights_in_bfloat16": {"precision": ["SC2105"]},
 }
 
 
@@ -26,9 +28,24 @@ def lenet():
     )
 
 
-def run(lr=0.003):
-    train, val = random_split(TensorDataset(*digits()), [0.8, 0.2], generator=torch.Generator().manual_seed(0))
-    model = lenet()
+class Bytes(torch.utils.data.Dataset):
+    """Images as 0..16, as they come from a file, centred before they become floats: 3 - 8 is 251."""
+
+    def __init__(self):
+        images, self.labels = digits()
+        self.images = (16 * images).byte()
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        return (self.images[index] - 8).float() / 128, self.labels[index]
+
+
+def run(lr=0.003, model=None, data=None):
+    data = data or TensorDataset(*digits())
+    train, val = random_split(data, [0.8, 0.2], generator=torch.Generator().manual_seed(0))
+    model = model or lenet()
     return TrainingSetup(
         model=model,
         train_loader=DataLoader(train, batch_size=64, shuffle=True),
@@ -45,3 +62,22 @@ def healthy():
 
 def killed_by_rate():
     return run(lr=1.0)  # a rate for SGD: under Adam the first steps throw whole layers to where no input reaches them
+
+
+def bytes_below_zero():
+    return run(data=Bytes())
+
+
+class HalfWeights(nn.Module):
+    """The model was cast to save memory, and nothing keeps the digits that its updates need."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = lenet().bfloat16()
+
+    def forward(self, images):
+        return self.net(images.bfloat16()).float()
+
+
+def weights_in_bfloat16():
+    return run(lr=5e-5, model=HalfWeights())

@@ -18,6 +18,7 @@ from stabcheck.experiments.eval_mode import CHECK as EVAL_MODE
 from stabcheck.experiments.lr_schedule import CHECK as LR_SCHEDULE
 from stabcheck.experiments.one_batch_overfit import CHECK as ONE_BATCH_OVERFIT
 from stabcheck.experiments.optimizer_config import CHECK as OPTIMIZER_CONFIG
+from stabcheck.experiments.precision import CHECK as PRECISION
 
 CATALOG: tuple[Check, ...] = (
     ONE_BATCH_OVERFIT,
@@ -29,6 +30,7 @@ CATALOG: tuple[Check, ...] = (
     VANISHING_GRADIENTS,
     EXPLODING_GRADIENTS,
     DYING_RELU,
+    PRECISION,
     OPTIMIZER_CONFIG,
 )
 

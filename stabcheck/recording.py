@@ -142,6 +142,21 @@ class OptimizerFacts:
 
 
 @dataclass(frozen=True)
+class PrecisionFacts:
+    """Half precision and loss scaling as the trial saw them."""
+
+    autocast: tuple[str, ...] = ()
+    """Types to which regions of autocast cast: "float16", "bfloat16"."""
+    scaled: bool = False
+    """A GradScaler scaled a loss."""
+    last_scale: float | None = None
+    skipped: tuple[int, ...] = ()
+    """Steps at which a GradScaler kept the optimizer from stepping."""
+    around_scaler: tuple[int, ...] = ()
+    """Steps at which a loss was scaled and an optimizer stepped without the GradScaler."""
+
+
+@dataclass(frozen=True)
 class Clipping:
     """How gradients are clipped, as seen in the trial or declared in the set-up."""
 
@@ -184,6 +199,7 @@ class Recording:
     """Module path -> file and line of its class, where the user wrote it."""
     not_recorded: tuple[tuple[str, str], ...]
     """(what, why) for everything that could not be observed."""
+    precision: PrecisionFacts = PrecisionFacts()
     rank: int = 0
     version: int = RECORDING_VERSION
 
