@@ -20,6 +20,7 @@ EXPECTED = {
     "healthy_loss_scaling": {},
     "clipped_while_scaled": {"training-loop": ["SC1509"]},
     "last_layer_forgotten": {"training-loop": ["SC1505"]},
+    "decay_above_learning": {"optimizer-config": ["SC2406"]},
 }
 
 
@@ -34,7 +35,7 @@ def mlp(hidden=3, activation=nn.ReLU, bias=0.0):
     return nn.Sequential(*layers, nn.Dropout(0.2), nn.Linear(64, 1), nn.Flatten(0))
 
 
-def run(model, rows=None, labels=lambda malignant: malignant, standardise=True):
+def run(model, rows=None, labels=lambda malignant: malignant, standardise=True, weight_decay=1e-3):
     features, malignant = cancer()
     malignant = labels(malignant)
     rows = torch.arange(len(features)) if rows is None else rows
@@ -47,7 +48,7 @@ def run(model, rows=None, labels=lambda malignant: malignant, standardise=True):
         "train_loader": DataLoader(TensorDataset(features[train], malignant[train]), batch_size=32, shuffle=True),
         "val_loader": DataLoader(TensorDataset(features[val], malignant[val]), batch_size=128),
         "loss_fn": nn.BCEWithLogitsLoss(),
-        "optimizer": torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-3),
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9, weight_decay=weight_decay),
         "max_epochs": 20,
     }
 
@@ -128,3 +129,7 @@ def last_layer_forgotten():
     model = mlp()
     optimizer = torch.optim.SGD(model[:-2].parameters(), lr=0.02, momentum=0.9)  # the slice ends before the last layer
     return {**run(model), "optimizer": optimizer}
+
+
+def decay_above_learning():
+    return run(mlp(), weight_decay=1.0)  # with momentum 0.9 a fifth of every weight goes at each step

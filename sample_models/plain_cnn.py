@@ -17,6 +17,8 @@ EXPECTED = {
     "validated_on_raw_ink": {"data-health": ["SC1710"]},
     "healthy_own_step": {},
     "no_zero_grad": {"training-loop": ["SC1501"]},
+    "bytes_below_zero": {"precision": ["SC2107"]},
+    "weights_in_bfloat16": {"precision": ["SC2105"]},
 }
 
 
@@ -33,13 +35,28 @@ def lenet():
     )
 
 
-def split():
-    return random_split(TensorDataset(*digits()), [0.8, 0.2], generator=torch.Generator().manual_seed(0))
+def split(data=None):
+    data = data or TensorDataset(*digits())
+    return random_split(data, [0.8, 0.2], generator=torch.Generator().manual_seed(0))
 
 
-def run(lr=0.003, last=()):
-    train, val = split()
-    model = lenet().extend(last)
+class Bytes(torch.utils.data.Dataset):
+    """Images as 0..16, as they come from a file, centred before they become floats: 3 - 8 is 251."""
+
+    def __init__(self):
+        images, self.labels = digits()
+        self.images = (16 * images).byte()
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        return (self.images[index] - 8).float() / 128, self.labels[index]
+
+
+def run(lr=0.003, last=(), model=None, data=None):
+    train, val = split(data)
+    model = (model or lenet()).extend(last)
     return TrainingSetup(
         model=model,
         train_loader=DataLoader(train, batch_size=64, shuffle=True),
@@ -101,3 +118,22 @@ def healthy_own_step():
 
 def no_zero_grad():
     return own_step(zero_grad=False)  # every gradient since the first step is in every step
+
+
+def bytes_below_zero():
+    return run(data=Bytes())
+
+
+class HalfWeights(nn.Module):
+    """The model was cast to save memory, and nothing keeps the digits that its updates need."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = lenet().bfloat16()
+
+    def forward(self, images):
+        return self.net(images.bfloat16()).float()
+
+
+def weights_in_bfloat16():
+    return run(lr=5e-5, model=HalfWeights())

@@ -16,10 +16,12 @@ from stabcheck.experiments.checkpoint_resume import CHECK as CHECKPOINT_RESUME
 from stabcheck.experiments.clean_split import CHECK as CLEAN_SPLIT
 from stabcheck.experiments.data_health import CHECK as DATA_HEALTH
 from stabcheck.experiments.eval_mode import CHECK as EVAL_MODE
-from stabcheck.experiments.loss_contract import CHECK as LOSS_CONTRACT
 from stabcheck.experiments.gradient_accumulation import CHECK as GRADIENT_ACCUMULATION
+from stabcheck.experiments.loss_contract import CHECK as LOSS_CONTRACT
 from stabcheck.experiments.lr_schedule import CHECK as LR_SCHEDULE
 from stabcheck.experiments.one_batch_overfit import CHECK as ONE_BATCH_OVERFIT
+from stabcheck.experiments.optimizer_config import CHECK as OPTIMIZER_CONFIG
+from stabcheck.experiments.precision import CHECK as PRECISION
 from stabcheck.experiments.training_loop import CHECK as TRAINING_LOOP
 
 CATALOG: tuple[Check, ...] = (
@@ -36,6 +38,8 @@ CATALOG: tuple[Check, ...] = (
     DATA_HEALTH,
     TRAINING_LOOP,
     GRADIENT_ACCUMULATION,
+    PRECISION,
+    OPTIMIZER_CONFIG,
 )
 
 RETIRED: dict[str, str] = {}

@@ -37,6 +37,11 @@ SPOILT_TRAINING = (
 SPOILT = ("SC0107", "SC0108", "SC0109", "SC0110", "SC07", "SC09")
 """What is seen of a training that does not go as it is written."""
 WILD = ("SC0201", "SC0204", "SC08")
+TRAINS_BADLY = (
+    *(*NO_FIT, "SC0106", "SC0107", "SC0108", "SC0109", "SC0110", "SC0201", "SC0204", "SC0206"),
+    *("SC0111", "SC07", "SC08", "SC09", "SC11", "SC12", "SC13"),
+)
+"""What is said of a set-up whose steps are not those of its gradient."""
 EXPLAINS: tuple[Explains, ...] = (
     Explains(
         "SC1701",
@@ -97,6 +102,32 @@ EXPLAINS: tuple[Explains, ...] = (
     Explains("SC1509", ("SC0203", *SPOILT), "the steps are shorter than meant by the scaler's factor"),
     Explains("SC2201", SPOILT, "most of the data is thrown away"),
     Explains("SC2202", (*SPOILT, *WILD), "the rate is another than the one written down"),
+    *(
+        Explains(code, TRAINS_BADLY, why)
+        for code, why in (
+            ("SC2401", "steps that climb the loss fit nothing and make it explode"),
+            ("SC2402", "a velocity that never forgets throws the weights away"),
+            ("SC2403", "a velocity that piles up throws the weights away"),
+            ("SC2404", "old gradients over new denominators make wild steps"),
+            ("SC2405", "steps that eps makes tiny move nothing"),
+            ("SC2406", "weights that decay to zero carry no signal"),
+            ("SC2407", "weights that grow at every step explode"),
+            ("SC2408", "nothing passes where everything is dropped"),
+        )
+    ),
+    *(
+        Explains(code, TRAINS_BADLY, why)
+        for code, why in (
+            ("SC2101", "steps many times too large throw the weights away"),
+            ("SC2102", "steps that are skipped train nothing"),
+            ("SC2103", "gradients that are flushed to zero train nothing"),
+            ("SC2104", "a gradient that points elsewhere trains nothing"),
+            ("SC2105", "updates that are rounded away train nothing"),
+            ("SC2106", "a division by zero turns the weights into NaN"),
+            ("SC2107", "inputs that wrapped around cannot be told apart"),
+            ("SC2108", "an overflow turns the loss into NaN"),
+        )
+    ),
     Explains("SC0104", ("SC0202", "SC07", "SC09"), "without a graph nothing is trained"),
     Explains(
         "SC0201",

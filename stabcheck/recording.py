@@ -131,6 +131,29 @@ class OptimizerFacts:
     kind: str
     groups: tuple[dict[str, Any], ...]
     """Per parameter group: its scalar options, and "parameters", how many tensors it holds."""
+    is_torch: bool = True
+    """Its class is one of torch.optim's own, so its options mean what they mean there."""
+    decoupled: bool = False
+    """weight_decay shrinks the weights themselves, as in AdamW, and is not added to the gradient."""
+    below_eps: float | None = None
+    """Share of the weights whose root mean square gradient was below eps at the end of the trial; None if it keeps none."""
+    typical_gradient: float | None = None
+    """Median of these roots."""
+
+
+@dataclass(frozen=True)
+class PrecisionFacts:
+    """Half precision and loss scaling as the trial saw them."""
+
+    autocast: tuple[str, ...] = ()
+    """Types to which regions of autocast cast: "float16", "bfloat16"."""
+    scaled: bool = False
+    """A GradScaler scaled a loss."""
+    last_scale: float | None = None
+    skipped: tuple[int, ...] = ()
+    """Steps at which a GradScaler kept the optimizer from stepping."""
+    around_scaler: tuple[int, ...] = ()
+    """Steps at which a loss was scaled and an optimizer stepped without the GradScaler."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +199,7 @@ class Recording:
     """Module path -> file and line of its class, where the user wrote it."""
     not_recorded: tuple[tuple[str, str], ...]
     """(what, why) for everything that could not be observed."""
+    precision: PrecisionFacts = PrecisionFacts()
     rank: int = 0
     version: int = RECORDING_VERSION
 

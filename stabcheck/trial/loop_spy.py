@@ -27,6 +27,9 @@ class LoopSpy:
         self.model = model
         self.optimizers: list[torch.optim.Optimizer] = []
         self.clip_threshold: float | None = None
+        self.autocast: dict[str, None] = {}
+        """Half-precision types of the autocast regions that were entered, in order."""
+        self._in_scaler = False
         self.on_backward: Callable[[torch.Tensor], None] | None = None
         """Called with the root of each backward pass, before it, while the graph is alive."""
         self.begin()
@@ -41,6 +44,10 @@ class LoopSpy:
         self.stepped = False
         self.root: torch.Tensor | None = None
         self.scale: torch.Tensor | float = 1.0
+        self.skipped = False
+        """A GradScaler kept the optimizer from stepping."""
+        self.around_scaler = False
+        """The loss was scaled, and the optimizer stepped without the GradScaler."""
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -54,6 +61,8 @@ class LoopSpy:
             stack.enter_context(replaced(autograd, "backward", self._backward))
             stack.enter_context(replaced(clip, "_clip_grads_with_norm_", self._clip))
             stack.enter_context(replaced(scaler, "scale", self._scale))
+            stack.enter_context(replaced(scaler, "step", self._scaler_step))
+            stack.enter_context(replaced(torch.autocast, "__enter__", self._enter_autocast))
             yield
 
     def _backward(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -77,6 +86,7 @@ class LoopSpy:
         self.seen.update(self._gradients(iter(ours)))
         self.rates = tuple(float(r) for group in optimizer.param_groups if (r := group.get("lr")) is not None)
         self.stepped = True
+        self.around_scaler |= isinstance(self.scale, torch.Tensor) and not self._in_scaler
 
     def _clip(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         threshold = args[1] if len(args) > 1 else kwargs.get("max_norm")
@@ -88,6 +98,20 @@ class LoopSpy:
         scale = getattr(args[0], "_scale", None)
         self.scale = scale.detach().clone() if isinstance(scale, torch.Tensor) else 1.0
         return result
+
+    def _scaler_step(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        before, self.stepped, self._in_scaler = self.stepped, False, True
+        try:
+            return passed_on(original, *args, **kwargs)
+        finally:
+            self.skipped |= not self.stepped
+            self.stepped, self._in_scaler = self.stepped or before, False
+
+    def _enter_autocast(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        region = args[0]
+        if getattr(region, "_enabled", False) and region.fast_dtype in {torch.float16, torch.bfloat16}:
+            self.autocast[str(region.fast_dtype).removeprefix("torch.")] = None
+        return passed_on(original, *args, **kwargs)
 
     def _gradients(self, parameters: Iterator[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         there = [(name, p.grad) for name, p in parameters if p.grad is not None]

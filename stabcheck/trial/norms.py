@@ -19,9 +19,9 @@ def norm(tensor: torch.Tensor) -> torch.Tensor:
 
     float32 because a half-precision sum of squares overflows above a norm of 256.
     """
-    value = torch.linalg.vector_norm(
-        torch.view_as_real(t) if (t := dense(tensor)).is_complex() else t, dtype=torch.float32
-    )
+    values = torch.view_as_real(t) if (t := dense(tensor)).is_complex() else t
+    wide = torch.promote_types(values.dtype, torch.float32)
+    value = torch.linalg.vector_norm(values, dtype=wide).float()
     full = getattr(value, "full_tensor", None)
     return full() if full is not None else value  # type: ignore[no-any-return]
 

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from stabcheck.check import Skip
-from stabcheck.recording import Clipping, Recording
+from stabcheck.recording import Clipping, PrecisionFacts, Recording
 from stabcheck.trial import batches, norms, records, yardsticks
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.disturbance import matters
@@ -80,6 +80,8 @@ class _Trial:
         self.updates: list[dict[str, torch.Tensor]] = []
         self.signals: list[dict[str, SignalReading]] = []
         self.kept_batches: list[Any] = []
+        self.scaling: dict[str, list[int]] = {"skipped": [], "around_scaler": []}
+        self.last_scale: torch.Tensor | None = None
         self.not_recorded: list[tuple[str, str]] = []
         self.failure: str | None = None
         self.bad_batch: int | None = None
@@ -145,7 +147,10 @@ class _Trial:
             loss = float(spy.root) / float(spy.scale)
         raw, seen = spy.raw, spy.seen
         scale = spy.scale
+        for fact, at in self.scaling.items():
+            at += [index] * getattr(spy, fact)
         if isinstance(scale, torch.Tensor):
+            self.last_scale = scale
             raw = {name: value / scale.to(value.device) for name, value in raw.items()}
         self.raw.append(raw)
         self.seen.append(seen)
@@ -185,6 +190,11 @@ class _Trial:
             tokens=bool(signals) and signals[0].kind.startswith("Embedding"), accumulate_steps=setup.accumulate_steps,
             planned_steps=session.planned_steps, warmup_share=self._warmup_share(),
             first_non_finite=bad or records.first_non_finite(steps, parameters, signals, self.sampled),
+            precision=PrecisionFacts(
+                autocast=tuple(self.spy.autocast), scaled=self.last_scale is not None,
+                last_scale=float(self.last_scale) if self.last_scale is not None else None,
+                skipped=tuple(self.scaling["skipped"]), around_scaler=tuple(self.scaling["around_scaler"]),
+            ),
             failure=self.failure, sources=records.class_sources(self.model), not_recorded=tuple(self.not_recorded),
         )  # fmt: skip
 

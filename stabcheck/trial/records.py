@@ -11,10 +11,13 @@ from torch import nn
 from stabcheck.loading import source_of
 from stabcheck.recording import OptimizerFacts, Parameter, Signal, Step
 from stabcheck.trial import norms
+from stabcheck.trial.optimizers.denominators import below_eps
 from stabcheck.trial.probes import SignalReading
 from stabcheck.userland import is_users
 
 Column = list[float | None]
+_DECOUPLED = {"AdamW", "Adafactor", "Lion", "Muon", "AdamWScale", "StableAdamW", "Adan", "Sophia"}
+"""Optimizers whose weight decay acts on the weights alone; newer versions of torch also say so in their groups."""
 
 
 def table(rows: list[dict[str, torch.Tensor]]) -> dict[str, Column]:
@@ -112,7 +115,16 @@ def optimizer_facts(optimizer: torch.optim.Optimizer) -> OptimizerFacts:
         options = {k: v for k, v in group.items() if isinstance(v, (int, float, bool, str))}
         options |= {f"beta{i}": float(beta) for i, beta in enumerate(group.get("betas", ()), start=1)}
         groups.append({**options, "parameters": len(group["params"])})
-    return OptimizerFacts(type(optimizer).__name__, tuple(groups))
+    kind = type(optimizer)
+    roots = below_eps(optimizer)
+    return OptimizerFacts(
+        kind.__name__,
+        tuple(groups),
+        is_torch=kind.__module__.startswith("torch.optim"),
+        decoupled=any(group.get("decoupled_weight_decay") for group in groups) or kind.__name__ in _DECOUPLED,
+        below_eps=roots[0] if roots else None,
+        typical_gradient=roots[1] if roots else None,
+    )
 
 
 def first_non_finite(

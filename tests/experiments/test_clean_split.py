@@ -58,6 +58,25 @@ def test_an_honest_split_is_clean(make_bench: MakeBench, kind: str, seed: int) -
 # --- SC0302: equal samples
 
 
+def narrow(rng: np.random.Generator, digits: int | None) -> tuple[Any, Any]:
+    """Three categories and one measurement: a half of a row is shared by chance."""
+    categories = np.stack([rng.integers(0, k, 1200) for k in (3, 4, 2)], axis=1)
+    measured = rng.normal(size=(1200, 1))
+    rows = np.concatenate([categories, measured if digits is None else measured.round(digits)], axis=1)
+    return rows.astype(np.float32), rng.integers(0, 2, 1200)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("digits", [None, 1])
+def test_oversampled_rows_of_a_narrow_table_fail(make_bench: MakeBench, digits: int | None, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    inputs, labels = narrow(rng, digits)
+    rare = np.flatnonzero(labels)
+    rows = np.concatenate([np.arange(len(labels)), rare, rare]) if digits is None else np.arange(len(labels))
+    outcome = check(make_bench, setup(halved(inputs[rows], labels[rows], rng)))
+    assert found(outcome) == ({"SC0302": "fail"} if digits is None else {})
+
+
 @pytest.mark.parametrize("share", [0.03, 0.05, 0.2, 1.0])
 @pytest.mark.parametrize("kind", ["images", "table", "sentences", "tokens", "sums"])
 def test_copies_are_found_and_counted(make_bench: MakeBench, kind: str, share: float) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from stabcheck.trial.split.duplicates import isolated, rate_p, repeats
+from stabcheck.trial.split.duplicates import isolated, keyed, rate_p, repeats
 from stabcheck.trial.split.sides import Split
 from stabcheck.trial.split.table import Table
 
@@ -36,6 +36,9 @@ repeat themselves, and a twentieth of the score is memory."""
 COMMON, HANDFUL = 0.01, 5
 """A content that one training sample in a hundred has is commonplace (a blank picture, a sensor at rest) and is no copy.
 There are few of such: five or more are rows that someone multiplied."""
+
+NARROW = 8
+"""Columns up to which a half of a row may well be shared by chance, so that single columns are looked at."""
 
 CLASSES = 0.1
 """Distinct labels over samples beyond which labels are no classes but texts or measurements, which differ freely."""
@@ -113,7 +116,24 @@ def copies(split: Split, fresh: Array) -> Copies:
 
 
 def _isolated(contents: Array, train: Table, val: Table) -> Array:
-    return isolated(contents, np.concatenate([train.inputs, val.inputs]), np.concatenate([train.halves, val.halves]))
+    inputs = np.concatenate([train.inputs, val.inputs])
+    alone = isolated(contents, inputs, np.concatenate([train.halves, val.halves]))
+    columns = _columns(train, val)
+    return alone if columns is None else alone | keyed(contents, inputs, columns)
+
+
+def _columns(train: Table, val: Table) -> Array | None:
+    """(n, d): the fractions among the inputs of both sides where these are narrow tables; None otherwise."""
+    found: list[Array] = []
+    for table in (train, val):
+        parts = [column.rows for column in table.values.values() if isinstance(column.rows, np.ndarray)]
+        width = sum(part.shape[1] for part in parts)
+        measured = [part for part in parts if part.dtype.kind == "f"]
+        # A single column has no company by which draws from few values could be told from copies.
+        if len(parts) < len(table.values) or len(table.kept) < len(table) or not 2 <= width <= NARROW or not measured:
+            return None
+        found.append(np.concatenate(measured, axis=1))
+    return np.concatenate(found) if found[0].shape[1] == found[1].shape[1] else None
 
 
 def _commonplace(contents: Array, times: Array) -> Array:

@@ -35,6 +35,9 @@ EVERYWHERE, SCATTER = 0.5, 0.05
 """Share from which near-copies fail even where training is as full of them, and the most that even scatter may give
 there: half of the score is then for samples with a sibling in training."""
 
+NARROW = 8
+"""Columns up to which rounded values make a lattice that is thickly settled."""
+
 LARGE_CLASS = 50
 """Training samples of a class: several times the neighbours looked at."""
 
@@ -69,10 +72,20 @@ class Near:
     """Training samples among which was searched."""
 
 
-def _judged(view: Neighbours, *, apart: bool, shows: float) -> Near:
+def _on_lattice(view: Neighbours, width: int) -> bool:
+    """Whether a narrow table has rounded values: its rows sit on a lattice, whose steps are near-copies of nothing, and the
+    distances between neighbours are a few numbers over and over."""
+    near = view.distance[np.isfinite(view.distance) & (view.distance > 0)]
+    if width > NARROW or not len(near):
+        return False
+    return len(np.unique(np.round(near / near.max(), 5))) < len(near) / 2
+
+
+def _judged(view: Neighbours, *, apart: bool, shows: float, width: int) -> Near:
     """Count near-copies at the ratio where they stand out most from those within training; of those that there are,
     the part `shows` can be seen, as only so many of the training samples were searched."""
     best: tuple[float, float, Literal["warn", "fail"] | None] = (0.0, RATIOS[-1], None)
+    lattice = _on_lattice(view, width)
     for limit in RATIOS:
         found, own = int((view.ratio <= limit).sum()), int((view.within <= limit).sum())
         share, within = found / len(view.ratio), own / len(view.within)
@@ -80,7 +93,7 @@ def _judged(view: Neighbours, *, apart: bool, shows: float) -> Near:
         # Language repeats its phrases: it is nothing like evenly scattered, and no single pair is a proof.
         chance = max(view.chance(limit, apart=apart), SCATTER if view.view in {"tokens", "text"} else 0.0)
         verdict: Literal["warn", "fail"] | None = None
-        if share >= EVERYWHERE and chance <= SCATTER:
+        if share >= EVERYWHERE and chance <= SCATTER and not lattice:
             verdict = "fail"
         elif found >= FEW and share - within >= max(MATERIAL * shows, within / 3, chance) and p <= SURE:
             verdict = "fail" if share - within >= FAILS * shows else "warn"
@@ -114,10 +127,11 @@ def near_copies(split: Split, fresh: Array) -> list[Near]:
     pair = split.largest()
     if pair is not None:
         _, once = np.unique(train.inputs[train.kept], return_index=True)
+        width = int(np.prod(pair[0].shape)) if isinstance(pair[0].rows, np.ndarray) else NARROW + 1
         for view in neighbours(*pair, once, split.unlike(fresh)):
             named = replace(view, rows=val.kept[view.rows], nearest=train.kept[view.nearest])
             shows = view.searched / max(view.searched, split.train.source.total or len(once))
-            found.append(_judged(named, apart=_large_classes(train), shows=shows))
+            found.append(_judged(named, apart=_large_classes(train), shows=shows, width=width))
     return found
 
 

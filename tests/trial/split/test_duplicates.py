@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from stabcheck.trial.split.digests import digests
-from stabcheck.trial.split.duplicates import isolated, rate_p, repeats
+from stabcheck.trial.split.duplicates import isolated, keyed, rate_p, repeats
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -67,3 +67,21 @@ def test_rate_p_is_one_without_an_excess() -> None:
     assert rate_p(0, 100, 0, 300) == 1.0
     ladder = [rate_p(k, 100, 5, 300) for k in range(3, 20)]
     assert all(more < less for less, more in pairwise(ladder))
+
+
+@pytest.mark.parametrize(("digits", "expected"), [(None, True), (6, True), (2, False), (0, False)])
+@pytest.mark.parametrize("seed", range(3))
+def test_measured_values_key_a_row_and_rounded_ones_do_not(digits: int | None, expected: bool, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=2000).astype(np.float32)
+    column = values if digits is None else np.round(values, digits)
+    categories = rng.integers(0, 4, 2000)
+    rows = np.stack([categories, column], axis=1)
+    contents, code = np.unique(rows, axis=0, return_inverse=True)
+    inputs = code.reshape(-1).astype(np.uint64)
+
+    found = keyed(inputs[:50], inputs, column[:, None])
+
+    shared = {float(v) for v in column if len(np.unique(categories[column == v])) > 1}
+    assert found.tolist() == [expected and float(v) not in shared for v in column[:50]]
+    assert len(contents) <= 2000
