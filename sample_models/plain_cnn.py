@@ -56,7 +56,7 @@ class Bytes(torch.utils.data.Dataset):
 
 def run(lr=0.003, last=(), model=None, data=None):
     train, val = split(data)
-    model = (model or lenet()).extend(last)
+    model = model or lenet().extend(last)
     return TrainingSetup(
         model=model,
         train_loader=DataLoader(train, batch_size=64, shuffle=True),
