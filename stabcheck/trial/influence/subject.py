@@ -1,0 +1,241 @@
+"""One call of the model that can be repeated with other inputs, everything else held still."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils.data import DataLoader, default_collate
+
+from stabcheck.check import Skip
+from stabcheck.trial import batches
+from stabcheck.trial.bench import Bench
+from stabcheck.trial.calls import Call, watched_call
+from stabcheck.trial.modes import kept_modes
+from stabcheck.trial.rng import kept_rng
+from stabcheck.trial.session import Session
+from stabcheck.trial.yardsticks import undisturbed
+from stabcheck.userland import UserCodeError
+
+STIR = (0.02, 1e-4, 0.0)
+"""Size of the noise that takes the place of parameters that are all zero: behind a gate that starts at zero (ReZero, LoRA, a
+zero-initialised head) nothing would reach the output. The first is the usual size of initial weights; the next ones are
+tried where exponentials make infinities of it."""
+ROUNDING = 1e-5
+"""Change of an output, as a share of its root mean square, that is none. With equal shapes the same kernels run, so what does
+not depend on a sample is equal to the last bit; the bound is for kernels that share out their work by content."""
+
+NAN = 0.12345
+"""What stands for NaN in comparisons."""
+
+Changed = Callable[[str, torch.Tensor], torch.Tensor]
+Outputs = dict[str, torch.Tensor]
+"""Floating outputs by name, detached."""
+
+
+@dataclass
+class Subject:
+    """A model's call on a training batch, in eval mode, repeatable bit by bit."""
+
+    session: Session
+    batch: Any
+    call: Call
+    names: tuple[str, ...]
+    """Of the model's positional parameters."""
+    samples: int
+    certain: bool
+    """The loader made the first axis out of several items of its dataset, and not all of them at once."""
+    seed: int
+    base: Outputs
+
+    def axis(self, tensor: torch.Tensor) -> int | None:
+        """The axis of an input that counts samples; None if there is none, or it may be either of two."""
+        places = [i for i in range(min(tensor.dim(), 2)) if tensor.shape[i] == self.samples]
+        if len(places) == 2:
+            return 0 if any(tensor is t for t in batches.tensors(self.batch)) else None
+        return places[0] if places else None
+
+    def inputs(self) -> dict[str, torch.Tensor]:
+        """Every tensor that the model is given, by name; packed sequences are left out."""
+        found: dict[str, torch.Tensor] = {}
+
+        def note(name: str, tensor: torch.Tensor) -> torch.Tensor:
+            found[name] = tensor
+            return tensor
+
+        self._given(note)
+        return found
+
+    def is_ambiguous(self) -> bool:
+        """Whether another axis of an input or output is as long as that of the samples."""
+        both = [*self.inputs().values(), *named_outputs(self.call.output).values()]
+        return self.samples > 2 and any(t.shape.count(self.samples) > 1 for t in both)
+
+    def is_ragged(self) -> bool:
+        """Whether the loader gives tensors that do not count samples, as the words of all texts in one row."""
+        return any(t.numel() > 1 and self.samples not in t.shape[:2] for t in batches.tensors(self.batch))
+
+    def given(self, name: str) -> torch.Tensor:
+        """The input of that name."""
+        return self.inputs()[name]
+
+    def run(self, change: Changed | None = None, *, graph: bool = False) -> Outputs:
+        """The outputs with `change(name, tensor)` in the place of each input; `graph` leaves gradients enabled.
+
+        Raises:
+            UserCodeError: the model does not take such inputs.
+        """
+        args, kwargs = self._given(change) if change else (self.call.args, self.call.kwargs)
+        try:
+            with torch.set_grad_enabled(graph), kept_rng(self.seed):
+                return named_outputs(self.call.again(*args, **kwargs))
+        except UserCodeError as error:
+            if graph or "require grad" not in error.message:  # a model that differentiates needs its graph
+                raise
+        return self.run(change, graph=True)
+
+    def _given(self, change: Changed) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        args = tuple(
+            _mapped(self.names[i] if i < len(self.names) else f"argument {i + 1}", value, change)
+            for i, value in enumerate(self.call.args)
+        )
+        return args, {name: _mapped(name, value, change) for name, value in self.call.kwargs.items()}
+
+
+@contextlib.contextmanager
+def subject(bench: Bench) -> Iterator[Subject]:
+    """The first training batch through the shared session's model; all is put back on leaving.
+
+    Raises:
+        Skip: the model's inputs or outputs cannot be seen, hold no sample axis, or vary from call to call.
+    """
+    session = bench.shared()
+    with kept_rng(bench.seed), undisturbed(session.model):
+        batch = session.placed(session.first_batch())
+        closed = _closed(session.model)
+        for size in STIR if closed else (0.0,):
+            with torch.no_grad():
+                for parameter in closed:
+                    parameter.copy_(torch.randn_like(parameter) * size)
+            found = _called(session, batch, bench.seed)
+            if found.certain and found.is_ambiguous():
+                # One sample less, and no other axis is as long as that of the samples.
+                with contextlib.suppress(UserCodeError, Skip):
+                    found = _called(session, batches.cut(batch, found.samples - 1), bench.seed, found.samples - 1)
+            session.model.eval()
+            found.base = found.run()
+            if not found.base:
+                raise Skip("the model returns no floating tensor")
+            if all(bool(torch.isfinite(t).all()) for t in found.base.values()):
+                break
+        if not any(bool(torch.isfinite(t).any()) for t in found.base.values()):
+            raise Skip("the model returns no finite number for a training batch")
+        again = found.run()
+        if not equal(found.base, again):
+            raise Skip("the model's outputs differ from one call to the next although weights, inputs and seeds do not")
+        yield found
+
+
+def _called(session: Session, batch: Any, seed: int, samples: int | None = None) -> Subject:
+    counted, certain = _samples(session.setup.train_loader, batch)
+    with kept_modes(session.model):
+        try:
+            # In the user's own mode first: some layers take their scale from the first batch that they see.
+            watched_call(session, batch, seed)
+            session.model.eval()
+            call = watched_call(session, batch, seed)
+        except UserCodeError as error:
+            what = "the loss of a training batch cannot be had outside train_step: give 'loss_fn' or 'compute_loss'"
+            raise Skip(f"{what} ({error.message[:200]})") from None
+    return Subject(session, batch, call, _parameters(session.model), samples or counted, certain, seed, {})
+
+
+def named_outputs(value: Any, name: str = "") -> Outputs:
+    """Floating tensors inside what a model returned."""
+    if isinstance(value, torch.Tensor):
+        usable = value.is_floating_point() and value.numel() and value.layout == torch.strided
+        return {name or "output": value.detach()} if usable else {}
+    if isinstance(value, Mapping):
+        items = [(str(key), item) for key, item in value.items()]
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        items = list(zip(value._fields, value, strict=True))
+    elif isinstance(value, (list, tuple)):
+        items = [(str(i), item) for i, item in enumerate(value)]
+    elif hasattr(value, "__dict__") and not callable(value):
+        items = [(key, item) for key, item in vars(value).items() if isinstance(item, torch.Tensor)]
+    else:
+        items = []
+    found: Outputs = {}
+    for key, item in items:
+        found |= named_outputs(item, f"{name}.{key}" if name else f"output {key}" if key.isdigit() else key)
+    return found
+
+
+def scale(tensor: torch.Tensor) -> float:
+    """Root mean square of the finite elements."""
+    return float(torch.nan_to_num(tensor.float(), posinf=0.0, neginf=0.0).square().mean().sqrt())
+
+
+def is_changed(base: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Which elements differ by more than rounding; NaN is equal to NaN."""
+    a, b = (torch.nan_to_num(t.float(), nan=NAN) for t in (base, other))
+    return ~((a - b).abs() <= ROUNDING * max(scale(base), 1e-30)) & (a != b)
+
+
+def equal(one: Outputs, two: Outputs) -> bool:
+    """Whether all outputs are the same to the last bit."""
+    return one.keys() == two.keys() and all(
+        one[k].shape == two[k].shape and torch.equal(*(torch.nan_to_num(t, nan=NAN) for t in (one[k], two[k])))
+        for k in one
+    )
+
+
+def _mapped(name: str, value: Any, change: Changed) -> Any:
+    if isinstance(value, PackedSequence):
+        return value
+    if isinstance(value, Mapping) and not isinstance(value, torch.Tensor):
+        clone = {key: _mapped(f"{name}.{key}", item, change) for key, item in value.items()}
+        wanted = iter(clone.values())
+        return batches.map_tensors(value, lambda t: next(wanted)) if all(map(_is_tensor, clone.values())) else clone
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        return type(value)(_mapped(f"{name}[{i}]", item, change) for i, item in enumerate(value))
+    return batches.map_tensors(value, lambda t: change(name, t))
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, torch.Tensor)
+
+
+def _parameters(model: nn.Module) -> tuple[str, ...]:
+    try:
+        return tuple(inspect.signature(model.forward).parameters)
+    except (TypeError, ValueError):
+        return ()
+
+
+def _closed(model: nn.Module) -> list[nn.Parameter]:
+    """Parameters that are zero all over, behind which nothing may reach the output."""
+    there = [p for p in model.parameters() if not is_lazy(p) and p.is_floating_point() and p.numel()]
+    return [p for p in there if not p.any()]
+
+
+def _samples(loader: Any, batch: Any) -> tuple[int, bool]:
+    """How many samples the batch holds, and whether its first axis is sure to count them."""
+    size = batches.size(batch)
+    if not isinstance(loader, DataLoader) or (loader.batch_size is None and loader.batch_sampler is None):
+        return size, False
+    try:
+        whole = len(loader.dataset)  # type: ignore[arg-type]
+    except TypeError:
+        whole = -1
+    if loader.collate_fn is not default_collate and loader.batch_size is not None:
+        size = min(loader.batch_size, whole) if whole > 0 else loader.batch_size
+    # A batch that is all of the data may be one set or one graph.
+    return size, size != whole
