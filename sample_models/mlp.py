@@ -15,6 +15,8 @@ EXPECTED = {
     "sigmoid_stack": {"vanishing-gradients": ["SC0701"]},
     "prior_in_every_bias": {"dying-relu": ["SC0901"]},
     "oversampled_before_split": {"clean-split": ["SC0302"]},
+    "columns_never_chosen": {"input-dependence": ["SC1901"]},
+    "weights_from_the_clock": {"determinism": ["SC2001"]},
 }
 
 
@@ -45,6 +47,18 @@ def run(model, rows=None):
     }
 
 
+class Chosen(nn.Module):
+    """Some columns of the table; the others are set to zero."""
+
+    def __init__(self, columns):
+        super().__init__()
+        self.register_buffer("chosen", torch.zeros(30, dtype=torch.bool))
+        self.chosen[columns] = True
+
+    def forward(self, features):
+        return features.masked_fill(~self.chosen, 0.0)
+
+
 def healthy():
     return run(mlp())
 
@@ -61,3 +75,14 @@ def oversampled_before_split():
     _, malignant = cancer()
     rare = malignant.nonzero().flatten()
     return run(mlp(), torch.cat([torch.arange(len(malignant)), rare]))  # copies of one row land on both sides
+
+
+def columns_never_chosen():
+    return run(nn.Sequential(Chosen([]), mlp()))  # the list was to be filled from a file: every column is hidden
+
+
+def weights_from_the_clock():
+    model, clock = mlp(), torch.Generator()
+    clock.seed()
+    nn.init.kaiming_normal_(model[0].weight, generator=clock)  # no seed of the run's gives these weights again
+    return run(model)

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stabcheck.check import Finding, NotChecked, Outcome, Rule, experiment
+from stabcheck.check import Finding, NotChecked, Outcome, Rule, Skip, experiment
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
@@ -87,6 +87,8 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
             findings += [judged] if isinstance(judged, Finding) else []
             not_checked += [judged] if isinstance(judged, NotChecked) else []
         steps = next_steps(found)
+        if batch.why_not and not steps:
+            raise Skip(batch.why_not)
         findings += _of_sequence(bench, found, steps)
         if found.call.calls > 1:
             not_checked.append(
@@ -106,7 +108,7 @@ def _summary(findings: list[Finding], outputs: tuple[str, ...], steps: list[Next
         return findings[0].message
     told = [f"{' and '.join(outputs)} of one sample: none depends on another"] if outputs else []
     told += ["predictions do not see what comes next"] if steps else []
-    return "; ".join(told) or "nothing could be looked at"
+    return "; ".join(told)
 
 
 def _of_batch(bench: Bench, found: Subject, mixing: Mixing) -> Finding | NotChecked:

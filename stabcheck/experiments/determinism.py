@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stabcheck.check import Finding, NotChecked, Outcome, Rule, experiment
+from stabcheck.check import Finding, Outcome, Rule, experiment
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
@@ -73,7 +73,6 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
         finding.message if finding else _summary(where, len(one.batches), loss),
         (finding,) if finding else (),
         measured,
-        (NotChecked("other machines and other processes", "both runs were made in this one"),),
     )
     if not one.losses:
         outcome = outcome.but_not(

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from stabcheck.check import Finding, NotChecked, Outcome, Rule, experiment
+from stabcheck.check import Finding, NotChecked, Outcome, Rule, Skip, experiment
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
@@ -96,9 +96,10 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
             findings, reactions = _padding(bench, found)
     findings = findings or [_ignored(bench, found, name) for name in ignored if _is_feature(found, name)]
     measured = {"inputs": sorted(axes), "without_effect": ignored, "reactions": reactions}
-    told = (
-        f"{' and '.join(n for n in axes if n not in ignored)} reaches the output" if axes else "no input was exchanged"
-    )
+    if not axes and not findings and not reactions:
+        raise Skip(not_checked[0].why)
+    read = " and ".join(name for name in axes if name not in ignored)
+    told = f"what the model returns depends on {read or 'none of its inputs'}"
     return Outcome(findings[0].message if findings else told, tuple(findings), measured, tuple(not_checked))
 
 

@@ -81,9 +81,18 @@ def next_steps(subject: Subject) -> list[NextStep]:
                 continue
             rows = sequence.detach().movedim(axis, 0)
             match = _matching(rows, tensor.detach(), gradient.detach())
-            if match is not None:
+            if match is not None and _is_read(subject, name, axis, output):
                 found.append(NextStep(name, output, axis, *match))
     return found
+
+
+def _is_read(subject: Subject, name: str, axis: int, output: str) -> bool:
+    """Whether the output depends on this input: labels, which only the loss reads, hold what comes next too."""
+    try:
+        other = subject.run(lambda n, t: t.detach().roll(1, axis) if n == name else t)
+    except UserCodeError:
+        return True
+    return output not in other or bool(is_changed(subject.base[output], other[output]).any())
 
 
 def leak(subject: Subject, step: NextStep) -> Leak | None:
