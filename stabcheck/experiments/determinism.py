@@ -54,12 +54,13 @@ CLAIMED = Rule(
 )
 
 
-@experiment(title="Same seed, same run", rules=(WEIGHTS, DATA, CLAIMED))
+@experiment(title="Same seed, same run", rules=(WEIGHTS, DATA, CLAIMED), cost="dear")
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Build and train twice, compare."""
     from stabcheck.trial.repetition import apart, live
 
-    one, two = live(bench, STEPS), live(bench, STEPS)
+    one = live(bench, STEPS)
+    two = live(bench, len(one.batches), again=True)
     loss, weights = apart(one, two)
     where, finding = _first_difference(bench, one, two, loss, weights)
     measured = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
@@ -19,6 +20,9 @@ from stabcheck.trial.session import Session
 from stabcheck.trial.yardsticks import undisturbed
 from stabcheck.userland import UserCodeError
 
+PATIENCE = 2.0
+"""Seconds after which the first run takes no further step; the second takes as many."""
+
 
 @dataclass
 class Life:
@@ -34,8 +38,9 @@ class Life:
     """Whether the loss of the first batch, in eval mode and from one seed, comes out the same twice."""
 
 
-def live(bench: Bench, steps: int) -> Life:
-    """Build the set-up and take a few steps, all generators seeded just before and left alone.
+def live(bench: Bench, steps: int, *, again: bool = False) -> Life:
+    """Build the set-up and take a few steps, fewer where they are slow, all generators seeded just before and left alone.
+    Whether the forward repeats is not asked `again`.
 
     Raises:
         Skip: there is no time to build it.
@@ -43,8 +48,9 @@ def live(bench: Bench, steps: int) -> Life:
     """
     session = bench.session()
     seen = Life({name: digest(t) for name, t in _state(session)})
+    started = time.monotonic()
     for index, (_, batch) in enumerate(session.train_batches()):
-        if index == 0:
+        if index == 0 and not again:
             seen.forward_repeats = _repeats(session, batch, bench.seed)
         seen.batches.append(digest(*tensors(batch)))
         try:
@@ -53,7 +59,7 @@ def live(bench: Bench, steps: int) -> Life:
             loss = None
         if loss is not None:
             seen.losses.append(loss)
-        if index + 1 >= steps or bench.remaining() < 0:
+        if index + 1 >= steps or (not again and time.monotonic() - started > PATIENCE):
             break
     seen.after = {name: p.detach().clone() for name, p in session.model.named_parameters() if not is_lazy(p)}
     return seen

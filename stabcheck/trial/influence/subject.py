@@ -32,6 +32,10 @@ ROUNDING = 1e-5
 """Change of an output, as a share of its root mean square, that is none. With equal shapes the same kernels run, so what does
 not depend on a sample is equal to the last bit; the bound is for kernels that share out their work by content."""
 
+HEAVY = 1e9
+"""Weights times numbers in the batch from which it is cut: a dozen calls of the model follow, about a second each there."""
+FEW = 8
+"""Samples that are enough to see one in the output of another, and padding of different length."""
 NAN = 0.12345
 """What stands for NaN in comparisons."""
 
@@ -57,6 +61,8 @@ class Subject:
 
     def axis(self, tensor: torch.Tensor) -> int | None:
         """The axis of an input that counts samples; None if there is none, or it may be either of two."""
+        if not _is_plain(tensor):
+            return None
         places = [i for i in range(min(tensor.dim(), 2)) if tensor.shape[i] == self.samples]
         if len(places) == 2:
             return 0 if any(tensor is t for t in batches.tensors(self.batch)) else None
@@ -76,11 +82,12 @@ class Subject:
     def is_ambiguous(self) -> bool:
         """Whether another axis of an input or output is as long as that of the samples."""
         both = [*self.inputs().values(), *named_outputs(self.call.output).values()]
-        return self.samples > 2 and any(t.shape.count(self.samples) > 1 for t in both)
+        return self.samples > 2 and any(_is_plain(t) and t.shape.count(self.samples) > 1 for t in both)
 
     def is_ragged(self) -> bool:
         """Whether the loader gives tensors that do not count samples, as the words of all texts in one row."""
-        return any(t.numel() > 1 and self.samples not in t.shape[:2] for t in batches.tensors(self.batch))
+        there = batches.tensors(self.batch)
+        return any(not _is_plain(t) or (t.numel() > 1 and self.samples not in t.shape[:2]) for t in there)
 
     def given(self, name: str) -> torch.Tensor:
         """The input of that name."""
@@ -124,11 +131,7 @@ def subject(bench: Bench) -> Iterator[Subject]:
             with torch.no_grad():
                 for parameter in closed:
                     parameter.copy_(torch.randn_like(parameter) * size)
-            found = _called(session, batch, bench.seed)
-            if found.certain and found.is_ambiguous():
-                # One sample less, and no other axis is as long as that of the samples.
-                with contextlib.suppress(UserCodeError, Skip):
-                    found = _called(session, batches.cut(batch, found.samples - 1), bench.seed, found.samples - 1)
+            found = _handy(session, batch, bench.seed)
             session.model.eval()
             found.base = found.run()
             if not found.base:
@@ -141,6 +144,25 @@ def subject(bench: Bench) -> Iterator[Subject]:
         if not equal(found.base, again):
             raise Skip("the model's outputs differ from one call to the next although weights, inputs and seeds do not")
         yield found
+
+
+def _handy(session: Session, batch: Any, seed: int) -> Subject:
+    """The call for the batch, or for fewer samples of it where that saves time or leaves no doubt which axis counts them."""
+    samples, certain = _samples(session.setup.train_loader, batch)
+    numbers = sum(t.numel() for t in batches.tensors(batch))
+    weights = sum(p.numel() for p in session.model.parameters() if not is_lazy(p))
+    if certain and samples > FEW and numbers * weights > HEAVY:
+        for count in (FEW, FEW - 1):
+            with contextlib.suppress(UserCodeError, Skip):
+                found = _called(session, batches.cut(batch, count), seed, count)
+                if not found.is_ambiguous():
+                    return found
+    found = _called(session, batch, seed)
+    if certain and found.is_ambiguous():
+        # One sample less, and no other axis is as long as that of the samples.
+        with contextlib.suppress(UserCodeError, Skip):
+            return _called(session, batches.cut(batch, samples - 1), seed, samples - 1)
+    return found
 
 
 def _called(session: Session, batch: Any, seed: int, samples: int | None = None) -> Subject:
@@ -160,7 +182,7 @@ def _called(session: Session, batch: Any, seed: int, samples: int | None = None)
 def named_outputs(value: Any, name: str = "") -> Outputs:
     """Floating tensors inside what a model returned."""
     if isinstance(value, torch.Tensor):
-        usable = value.is_floating_point() and value.numel() and value.layout == torch.strided
+        usable = _is_plain(value) and value.is_floating_point() and value.numel()
         return {name or "output": value.detach()} if usable else {}
     if isinstance(value, Mapping):
         items = [(str(key), item) for key, item in value.items()]
@@ -207,6 +229,11 @@ def _mapped(name: str, value: Any, change: Changed) -> Any:
     if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
         return type(value)(_mapped(f"{name}[{i}]", item, change) for i, item in enumerate(value))
     return batches.map_tensors(value, lambda t: change(name, t))
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Whether the tensor is a table of real numbers, neither sparse nor nested nor complex."""
+    return not tensor.is_nested and tensor.layout == torch.strided and not tensor.is_complex()
 
 
 def _is_tensor(value: Any) -> bool:
