@@ -66,8 +66,8 @@ ALIKE = Rule(
     "look at how the inputs are made: a vocabulary in which no word is found, a wrong column, a transform that erases",
 )
 SEEN = 0.1
-"""Reaction to the padding over that to the rest from which an ignored mask is worth a warning: border effects of convolutions
-stay below."""
+"""Reaction to the padding over that to the rest from which an ignored mask is worth a warning: a convolution that looks across
+the border of a long text into its padding is none."""
 BATCHES = 3
 ENOUGH = 8
 """Samples from which equal inputs are no chance."""
