@@ -189,9 +189,16 @@ HEALTHY: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("name", HEALTHY)
-def test_healthy_models_are_let_pass(name: str, make_bench: Make) -> None:
-    assert run(make_bench, setup(HEALTHY[name])).findings == ()
+def test_healthy_models_are_let_pass(name: str, seed: int, make_bench: Make) -> None:
+    assert run(make_bench, setup(HEALTHY[name]), seed).findings == ()
+
+
+def test_experts_that_run_out_of_places_are_named_as_not_checked(make_bench: Make) -> None:
+    whys = [item.why for seed in range(12) for item in run(make_bench, setup(Experts), seed).not_checked]
+    assert any("a decision that no gradient passes" in why for why in whys)
+    assert all(not run(make_bench, setup(Experts), seed).findings for seed in range(12))
 
 
 def test_samples_may_be_as_many_as_positions(make_bench: Make) -> None:

@@ -36,10 +36,8 @@ class Mixing:
     rnn: nn.Module | None
     """The recurrent or attention module that the culprit belongs to."""
 
-    @property
-    def by_choice_only(self) -> bool:
-        """Samples meet only in a decision that no gradient passes, as in the routing of experts with a capacity."""
-        return self.culprit is not None and not self.culprit.differentiable
+    by_choice_only: bool
+    """Samples meet only in a decision that no gradient passes, as in the routing of experts with a capacity."""
 
     @property
     def source(self) -> Source | None:
@@ -151,7 +149,22 @@ def _mixing(
     culprit, reshaped = _culprit(subject, axes, sample)
     module = subject.session.model.get_submodule(culprit.module) if culprit else None
     sequential = module if isinstance(module, (nn.RNNBase, nn.MultiheadAttention)) else None
-    return Mixing(name, subject.samples, sample, others, change, culprit, reshaped, sequential)
+    passed = _passes_gradient(subject, name, sample, strange)
+    if passed is None:
+        passed = culprit is None or culprit.differentiable
+    return Mixing(name, subject.samples, sample, others, change, culprit, reshaped, sequential, not passed)
+
+
+def _passes_gradient(subject: Subject, name: str, sample: int, strange: torch.Tensor) -> bool | None:
+    """Whether these outputs of other samples have a gradient to the input of `sample`; None if that cannot be told."""
+    try:
+        pairs = subject.gradients(name, strange)
+    except (UserCodeError, RuntimeError):
+        return None
+    counted = [(t.shape.index(subject.samples), gradient) for t, gradient in pairs if subject.samples in t.shape]
+    if not counted or len(counted) < len(pairs):
+        return None
+    return any(bool(gradient.select(axis, sample).any()) for axis, gradient in counted)
 
 
 def _culprit(subject: Subject, axes: dict[str, int], sample: int) -> tuple[Op | None, Op | None]:

@@ -108,6 +108,37 @@ class Subject:
                 raise
         return self.run(change, graph=True)
 
+    def gradients(self, output: str, elements: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Floating inputs, and what embeddings made of tokens, each with the gradient of a random sum of these elements.
+
+        Raises:
+            UserCodeError: the model raised.
+            RuntimeError: there is no way back through it.
+        """
+        leaves: list[torch.Tensor] = []
+
+        def leaf(name: str, tensor: torch.Tensor) -> torch.Tensor:
+            if not _is_plain(tensor) or not tensor.is_floating_point():
+                return tensor
+            leaves.append(tensor.detach().clone().requires_grad_())
+            return leaves[-1] + 0  # which may be changed in place
+
+        def embedded(module: nn.Module, args: Any, out: torch.Tensor) -> torch.Tensor:
+            return leaf("", out)
+
+        modules = [m for m in self.session.model.modules() if isinstance(m, nn.Embedding)]
+        handles = [m.register_forward_hook(embedded) for m in modules]
+        try:
+            args, kwargs = self._given(leaf)
+            with torch.enable_grad(), kept_rng(self.seed):
+                value = _named(self.call.again(*args, **kwargs))[output]
+        finally:
+            for handle in handles:
+                handle.remove()
+        weights = torch.randn(value.shape, generator=torch.Generator().manual_seed(self.seed)).to(value)
+        found = torch.autograd.grad((value * weights)[elements].sum(), leaves, allow_unused=True)
+        return [(t, torch.zeros_like(t) if g is None else g) for t, g in zip(leaves, found, strict=True)]
+
     def _given(self, change: Changed) -> tuple[tuple[Any, ...], dict[str, Any]]:
         args = tuple(
             _mapped(self.names[i] if i < len(self.names) else f"argument {i + 1}", value, change)
@@ -179,11 +210,15 @@ def _called(session: Session, batch: Any, seed: int, samples: int | None = None)
     return Subject(session, batch, call, _parameters(session.model), samples or counted, certain, seed, {})
 
 
-def named_outputs(value: Any, name: str = "") -> Outputs:
-    """Floating tensors inside what a model returned."""
+def named_outputs(value: Any) -> Outputs:
+    """Floating tensors inside what a model returned, detached."""
+    return {name: tensor.detach() for name, tensor in _named(value).items()}
+
+
+def _named(value: Any, name: str = "") -> Outputs:
     if isinstance(value, torch.Tensor):
         usable = _is_plain(value) and value.is_floating_point() and value.numel()
-        return {name or "output": value.detach()} if usable else {}
+        return {name or "output": value} if usable else {}
     if isinstance(value, Mapping):
         items = [(str(key), item) for key, item in value.items()]
     elif isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -196,7 +231,7 @@ def named_outputs(value: Any, name: str = "") -> Outputs:
         items = []
     found: Outputs = {}
     for key, item in items:
-        found |= named_outputs(item, f"{name}.{key}" if name else f"output {key}" if key.isdigit() else key)
+        found |= _named(item, f"{name}.{key}" if name else f"output {key}" if key.isdigit() else key)
     return found
 
 
