@@ -260,7 +260,11 @@ def _mapped(name: str, value: Any, change: Changed) -> Any:
     if isinstance(value, Mapping) and not isinstance(value, torch.Tensor):
         clone = {key: _mapped(f"{name}.{key}", item, change) for key, item in value.items()}
         wanted = iter(clone.values())
-        return batches.map_tensors(value, lambda t: next(wanted)) if all(map(_is_tensor, clone.values())) else clone
+        return (
+            batches.map_tensors(value, lambda t: next(wanted))
+            if all(isinstance(v, torch.Tensor) for v in clone.values())
+            else clone
+        )
     if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
         return type(value)(_mapped(f"{name}[{i}]", item, change) for i, item in enumerate(value))
     return batches.map_tensors(value, lambda t: change(name, t))
@@ -269,10 +273,6 @@ def _mapped(name: str, value: Any, change: Changed) -> Any:
 def _is_plain(tensor: torch.Tensor) -> bool:
     """Whether the tensor is a table of real numbers, neither sparse nor nested nor complex."""
     return not tensor.is_nested and tensor.layout == torch.strided and not tensor.is_complex()
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, torch.Tensor)
 
 
 def _parameters(model: nn.Module) -> tuple[str, ...]:
