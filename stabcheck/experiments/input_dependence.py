@@ -26,7 +26,8 @@ from stabcheck.check import Finding, NotChecked, Outcome, Rule, Skip, experiment
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
-    from stabcheck.trial.influence.subject import Outputs, Subject
+    from stabcheck.trial.influence.difference import Outputs
+    from stabcheck.trial.influence.subject import Subject
 
 UNUSED = Rule(
     "SC1901",

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from stabcheck.trial.influence.subject import Changed, Outputs, Subject, equal, scale
+from stabcheck.trial.influence.difference import Outputs, equal, scale
+from stabcheck.trial.influence.subject import Changed, Subject
 from stabcheck.trial.influence.trace import Op, aligned, traced
 from stabcheck.trial.modes import kept_modes
 from stabcheck.userland import UserCodeError

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from stabcheck.check import Source
-from stabcheck.trial.influence.subject import Changed, Outputs, Subject, is_changed, scale
+from stabcheck.trial.influence.difference import Outputs, is_changed, scale
+from stabcheck.trial.influence.subject import Changed, Subject
 from stabcheck.trial.influence.trace import RESHAPES, Op, Trace, aligned, first, traced
 from stabcheck.userland import UserCodeError
 

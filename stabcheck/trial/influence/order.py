@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 
 from stabcheck.trial.batches import tensors
-from stabcheck.trial.influence.subject import Changed, Subject, is_changed, scale
+from stabcheck.trial.influence.difference import is_changed, scale
+from stabcheck.trial.influence.subject import Changed, Subject
 from stabcheck.trial.influence.trace import Op, first, traced
 from stabcheck.userland import UserCodeError
 

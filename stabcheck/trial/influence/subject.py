@@ -18,6 +18,7 @@ from stabcheck.check import Skip
 from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.calls import Call, watched_call
+from stabcheck.trial.influence.difference import Outputs, equal
 from stabcheck.trial.modes import kept_modes
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
@@ -28,20 +29,11 @@ STIR = (0.02, 1e-4, 0.0)
 """Size of the noise that takes the place of parameters that are all zero: behind a gate that starts at zero (ReZero, LoRA, a
 zero-initialised head) nothing would reach the output. The first is the usual size of initial weights; the next ones are
 tried where exponentials make infinities of it."""
-ROUNDING = 1e-5
-"""Change of an output, as a share of its root mean square, that is none. With equal shapes the same kernels run, so what does
-not depend on a sample is equal to the last bit; the bound is for kernels that share out their work by content."""
-
 HEAVY = 1e9
 """Weights times numbers in the batch from which it is cut: a dozen calls of the model follow, about a second each there."""
 FEW = 8
 """Samples that are enough to see one in the output of another, and padding of different length."""
-NAN = 0.12345
-"""What stands for NaN in comparisons."""
-
 Changed = Callable[[str, torch.Tensor], torch.Tensor]
-Outputs = dict[str, torch.Tensor]
-"""Floating outputs by name, detached."""
 
 
 @dataclass
@@ -233,25 +225,6 @@ def _named(value: Any, name: str = "") -> Outputs:
     for key, item in items:
         found |= _named(item, f"{name}.{key}" if name else f"output {key}" if key.isdigit() else key)
     return found
-
-
-def scale(tensor: torch.Tensor) -> float:
-    """Root mean square of the finite elements."""
-    return float(torch.nan_to_num(tensor.float(), posinf=0.0, neginf=0.0).square().mean().sqrt())
-
-
-def is_changed(base: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Which elements differ by more than rounding; NaN is equal to NaN."""
-    a, b = (torch.nan_to_num(t.float(), nan=NAN) for t in (base, other))
-    return ~((a - b).abs() <= ROUNDING * max(scale(base), 1e-30)) & (a != b)
-
-
-def equal(one: Outputs, two: Outputs) -> bool:
-    """Whether all outputs are the same to the last bit."""
-    return one.keys() == two.keys() and all(
-        one[k].shape == two[k].shape and torch.equal(*(torch.nan_to_num(t, nan=NAN) for t in (one[k], two[k])))
-        for k in one
-    )
 
 
 def _mapped(name: str, value: Any, change: Changed) -> Any:

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from stabcheck.trial.influence.difference import equal, is_changed, scale
 from stabcheck.trial.influence.order import _is_next
 from stabcheck.trial.influence.padding import _outside_run
-from stabcheck.trial.influence.subject import equal, is_changed, named_outputs, scale, subject
+from stabcheck.trial.influence.subject import named_outputs, subject
 from stabcheck.trial.influence.trace import aligned, traced
 from tests.experiments.influence_cases import Model, sequences, setup
 
