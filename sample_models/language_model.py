@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 EXPECTED = {
     "healthy": {},
+    "sees_the_future": {"batch-independence": ["SC1803"]},
     "rate_of_sgd": {"exploding-gradients": ["SC0802"]},
     "warmup_longer_than_run": {"lr-schedule": ["SC0508"]},
     "labels_shifted_twice": {"loss-contract": ["SC1613"]},
@@ -37,9 +38,9 @@ class Text(Dataset):
 
 
 class Block(nn.Module):
-    def __init__(self, width, heads):
+    def __init__(self, width, heads, causal):
         super().__init__()
-        self.heads = heads
+        self.heads, self.causal = heads, causal
         self.norm1 = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width)
@@ -50,17 +51,17 @@ class Block(nn.Module):
     def forward(self, x):
         batch, time, width = x.shape
         q, k, v = self.qkv(self.norm1(x)).view(batch, time, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         x = x + self.dropout(self.out(mixed.transpose(1, 2).reshape(batch, time, width)))
         return x + self.dropout(self.mlp(self.norm2(x)))
 
 
 class GPT(nn.Module):
-    def __init__(self, characters, width=64, depth=2, heads=4):
+    def __init__(self, characters, width=64, depth=2, heads=4, causal=True):
         super().__init__()
         self.tokens = nn.Embedding(characters, width)
         self.positions = nn.Embedding(LENGTH, width)
-        self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(Block(width, heads, causal) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, characters, bias=False)
         for module in self.modules():
@@ -75,10 +76,10 @@ class GPT(nn.Module):
         return {"loss": loss, "logits": logits}
 
 
-def run(peak=5e-3, warmup=20):
+def run(peak=5e-3, warmup=20, causal=True):
     ids, alphabet = alice()
     end = len(ids) * 9 // 10  # the last tenth of the text is for validation
-    model = GPT(len(alphabet))
+    model = GPT(len(alphabet), causal=causal)
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     others = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
@@ -103,6 +104,10 @@ def run(peak=5e-3, warmup=20):
 
 def healthy():
     return run()
+
+
+def sees_the_future():
+    return run(causal=False)  # the loss falls to almost nothing: what comes next can be looked up
 
 
 def rate_of_sgd():

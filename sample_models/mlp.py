@@ -21,6 +21,8 @@ EXPECTED = {
     "clipped_while_scaled": {"training-loop": ["SC1509"]},
     "last_layer_forgotten": {"training-loop": ["SC1505"]},
     "decay_above_learning": {"optimizer-config": ["SC2406"]},
+    "columns_never_chosen": {"input-dependence": ["SC1901"]},
+    "weights_from_the_clock": {"determinism": ["SC2001"]},
 }
 
 
@@ -51,6 +53,18 @@ def run(model, rows=None, labels=lambda malignant: malignant, standardise=True, 
         "optimizer": torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9, weight_decay=weight_decay),
         "max_epochs": 20,
     }
+
+
+class Chosen(nn.Module):
+    """Some columns of the table; the others are set to zero."""
+
+    def __init__(self, columns):
+        super().__init__()
+        self.register_buffer("chosen", torch.zeros(30, dtype=torch.bool))
+        self.chosen[columns] = True
+
+    def forward(self, features):
+        return features.masked_fill(~self.chosen, 0.0)
 
 
 def healthy():
@@ -133,3 +147,14 @@ def last_layer_forgotten():
 
 def decay_above_learning():
     return run(mlp(), weight_decay=1.0)  # with momentum 0.9 a fifth of every weight goes at each step
+
+
+def columns_never_chosen():
+    return run(nn.Sequential(Chosen([]), mlp()))  # the list was to be filled from a file: every column is hidden
+
+
+def weights_from_the_clock():
+    model, clock = mlp(), torch.Generator()
+    clock.seed()
+    nn.init.kaiming_normal_(model[0].weight, generator=clock)  # no seed of the run's gives these weights again
+    return run(model)

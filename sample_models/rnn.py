@@ -10,6 +10,7 @@ EXPECTED = {
     "healthy_relu": {},
     "relu_without_clipping": {"exploding-gradients": ["SC0801"]},
     "clipped_to_nothing": {"gradient-norms": ["SC0203"]},
+    "batch_read_as_time": {"batch-independence": ["SC1801"]},
     "overlapping_windows": {"clean-split": ["SC0303"]},
 }
 
@@ -30,8 +31,8 @@ class CharacterModel(nn.Module):
         return self.head(self.dropout(states)).transpose(1, 2)  # CrossEntropyLoss wants classes second
 
 
-def lstm():
-    layer = nn.LSTM(32, 96, batch_first=True)
+def lstm(batch_first=True):
+    layer = nn.LSTM(32, 96, batch_first=batch_first)
     with torch.no_grad():
         layer.bias_ih_l0[96:192] = 1.0  # the forget gate starts open (Jozefowicz et al., 2015)
     return layer
@@ -79,6 +80,10 @@ def relu_without_clipping():
 
 def clipped_to_nothing():
     return run(lstm(), lr=4.0, clip=1e-4)  # the threshold of 1.0 with a weight decay's value: steps of almost zero
+
+
+def batch_read_as_time():
+    return run(lstm(batch_first=False), lr=4.0)  # the default: it goes from sample to sample, not from letter to letter
 
 
 def overlapping_windows():

@@ -149,6 +149,15 @@ EXPLAINS: tuple[Explains, ...] = (
     Explains("SC0508", ("SC0109", "SC0704"), "the rate never gets to where it was meant to be"),
     Explains("SC0514", ("SC0107", "SC0109", "SC0704"), "at rate zero nothing moves"),
     Explains("SC0109", ("SC0704",), "at this rate nothing can have been learnt yet"),
+    *(
+        Explains(code, (*NO_FIT, "SC0102", "SC0106", "SC0110", "SC0111", "SC0206", "SC07", "SC09"), why)
+        for code, why in (
+            ("SC1901", "what never reaches the output cannot be learnt from"),
+            ("SC1902", "with the padding in place of the content there is nothing to learn from"),
+            ("SC1905", "inputs that are all alike fit no targets that differ"),
+            ("SC1801", "samples that are mixed up cannot be told apart"),
+        )
+    ),
     Explains("SC0901", (*NO_FIT, "SC0110", "SC07"), "a layer that never fires passes neither signal nor gradient"),
     Explains("SC0902", ("SC07", "SC0108", "SC0110"), "the dead layer is why the signal was lost"),
     Explains("SC0701", (*NO_FIT, "SC0110", "SC0903"), "layers without a gradient cannot fit anything"),

@@ -1,0 +1,192 @@
+"""A sample's output that depends on other samples of its batch, or a prediction that sees what it is to predict.
+
+## What it looks at
+The model's call on a training batch is repeated in eval mode, with every generator and every shape held still, and with one
+sample's content in another's place: nothing but that sample's output may change. Where another's changes, every
+operation of the forward is compared to find the first that brings two samples together. Tables of all pairs, losses and
+outputs without a sample axis are left alone, and so is mixing by a decision that no gradient passes (experts of limited
+capacity). If the gradient of the loss says that each position is trained to say what its own input holds next, the second half
+of the sequences is exchanged: no prediction of the first half may change.
+
+## Why it matters
+An axis mixed up by `view`, `batch_first` or `dim=0` raises no error. The loss falls, because the batch tells about itself, and
+at inference, with other neighbours, the numbers are others. A language model that sees the next token reaches a loss that it
+will never reach when it writes.
+
+## What to do
+Look at the line and the axis that the finding names: `transpose` or `permute` in place of `view`, `batch_first=True`,
+`dim=-1`, statistics over features and not over samples; for sequences a causal mask, and padding on the left of convolutions.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stabcheck.check import Finding, NotChecked, Outcome, Rule, Skip, experiment
+
+if TYPE_CHECKING:
+    from stabcheck.trial.bench import Bench
+    from stabcheck.trial.influence.mixing import Mixing
+    from stabcheck.trial.influence.order import Leak, NextStep
+    from stabcheck.trial.influence.subject import Subject
+
+MIXED = Rule(
+    "SC1801",
+    "samples-mixed",
+    "fail",
+    "with sample {sample} of a batch of {samples} exchanged, the output of {others} other{plural} changes in eval mode (by up to "
+    "{change:.2g} of its size){cause}",
+    "{remedy}",
+)
+STATISTICS = Rule(
+    "SC1802",
+    "batch-statistics-in-eval-mode",
+    "warn",
+    "{where} normalises by the batch at hand in eval mode too, so each output depends on the others of its batch (by up to "
+    "{change:.2g} of its size)",
+    "keep running statistics (track_running_stats=True), or use a norm over the features of one sample: LayerNorm, GroupNorm",
+)
+FUTURE = Rule(
+    "SC1803",
+    "future-seen",
+    "fail",
+    "the model is trained to say what {name} holds next, and it sees it: with everything after position {position} exchanged, "
+    "predictions up to there change by up to {change:.2g} of their size{cause}",
+    "{remedy}",
+)
+NORMS = {
+    "batch_norm",
+    "group_norm",
+    "instance_norm",
+    "layer_norm",
+    "mean",
+    "var",
+    "std",
+    "var_mean",
+    "std_mean",
+    "native_group_norm",
+}
+"""Operations through which a prediction sees of its future no more than an average."""
+
+
+@experiment(title="Samples are independent", rules=(MIXED, STATISTICS, FUTURE))
+def CHECK(bench: Bench) -> Outcome:  # noqa: N802
+    """Exchange a sample, and then the second half of a sequence; nothing else may change."""
+    from stabcheck.trial.influence.mixing import independence
+    from stabcheck.trial.influence.order import next_steps
+    from stabcheck.trial.influence.subject import subject
+
+    not_checked: list[NotChecked] = []
+    findings: list[Finding] = []
+    with subject(bench) as found:
+        batch = independence(found)
+        if batch.why_not:
+            not_checked.append(NotChecked("whether samples of a batch are independent", batch.why_not))
+        if batch.mixing is not None:
+            judged = _of_batch(bench, found, batch.mixing)
+            findings += [judged] if isinstance(judged, Finding) else []
+            not_checked += [judged] if isinstance(judged, NotChecked) else []
+        steps = next_steps(found)
+        if batch.why_not and not steps:
+            raise Skip(batch.why_not)
+        findings += _of_sequence(bench, found, steps)
+        if found.call.calls > 1:
+            not_checked.append(
+                NotChecked("further calls of the model for one loss", f"the first of {found.call.calls} was looked at")
+            )
+    measured = {
+        "samples": found.samples,
+        "outputs": list(batch.looked_at),
+        "samples_mixed": batch.mixing is not None,
+        "predicts_next": sorted({step.name for step in steps}),
+    }
+    return Outcome(_summary(findings, batch.looked_at, steps), tuple(findings), measured, tuple(not_checked))
+
+
+def _summary(findings: list[Finding], outputs: tuple[str, ...], steps: list[NextStep]) -> str:
+    if findings:
+        return findings[0].message
+    told = [f"{' and '.join(outputs)} of one sample: none depends on another"] if outputs else []
+    told += ["predictions do not see what comes next"] if steps else []
+    return "; ".join(told)
+
+
+def _of_batch(bench: Bench, found: Subject, mixing: Mixing) -> Finding | NotChecked:
+    what = "whether samples of a batch are independent"
+    if mixing.by_choice_only:
+        return NotChecked(
+            what, "they compete in a decision that no gradient passes, as for experts of limited capacity"
+        )
+    if not found.certain:
+        return NotChecked(
+            what,
+            "other samples' outputs change with one sample's input, but the batch is made by hand or is all of the data, so its "
+            "rows may belong to one set or graph",
+        )
+    op = mixing.culprit
+    where = op.module if op else None
+    facts: dict[str, Any] = {
+        "change": mixing.change,
+        "samples": mixing.samples,
+        "sample": mixing.sample,
+        "others": mixing.others,
+    }
+    if op and op.name == "batch_norm":
+        return STATISTICS.at(where, source=mixing.source, where=where or "the model", **facts)
+    return MIXED.at(
+        (mixing.reshaped or op).module if op else None,
+        source=mixing.source or bench.source(found.session.model),
+        plural="" if mixing.others == 1 else "s",
+        cause=_cause(mixing),
+        remedy=_remedy(mixing),
+        **facts,
+    )
+
+
+def _cause(mixing: Mixing) -> str:
+    if mixing.reshaped:
+        return f": {mixing.reshaped.words} scatters each sample over other places"
+    return f": the first to bring samples together is {mixing.culprit.words}" if mixing.culprit else ""
+
+
+def _remedy(mixing: Mixing) -> str:
+    op, module = mixing.culprit, mixing.rnn
+    if mixing.reshaped:
+        return "use transpose() or permute() to exchange axes: view() and reshape() keep the order in memory and cut it anew"
+    if module is not None:
+        wanted = "(batch, time, features)" if getattr(module, "batch_first", False) else "(time, batch, features)"
+        other = not getattr(module, "batch_first", False)
+        return f"{type(module).__name__} reads its input as {wanted}: build it with batch_first={other}, or transpose the input"
+    if op is not None and op.axes is not None:
+        name = op.name.strip("_")
+        return f"{name} runs along axis {op.axes}: let it run along features, positions or classes, not along samples"
+    if op is None:
+        return "look for flip, roll, sort, or an index along the axis of samples"
+    return "follow the axis of samples through forward(): no statistic, softmax, attention or matrix product may run along it"
+
+
+def _of_sequence(bench: Bench, found: Subject, steps: list[NextStep]) -> list[Finding]:
+    from stabcheck.trial.influence.order import leak
+
+    leaks = [leak(found, step) for step in steps]
+    # A decoder sees the past of its own input only; an encoder that is given the same text may see all of it.
+    if not leaks or None in leaks:
+        return []
+    worst: Leak = next(item for item in leaks if item is not None)
+    op = worst.culprit
+    averaged = op is not None and op.name in NORMS
+    return [
+        FUTURE.at(
+            op.module if op else None,
+            source=(op.line if op else None) or bench.source(found.session.model),
+            severity="warn" if averaged else "fail",
+            name=worst.step.name,
+            position=worst.position,
+            change=worst.change,
+            cause=f": the first to look ahead is {op.words}" if op else "",
+            remedy="let no norm or average run over positions"
+            if averaged
+            else "give attention a causal mask (is_causal=True, or -inf above the diagonal), pad convolutions on the left "
+            "only, and let no layer run backwards",
+        )
+    ]

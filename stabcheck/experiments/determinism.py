@@ -1,0 +1,115 @@
+"""Two runs from the same seed that begin with other weights or other data.
+
+## What it looks at
+The set-up is built twice, with Python's, NumPy's and torch's generators seeded alike just before, and takes the same few
+steps. Compared to the last bit are the initial weights and buffers, the batches, the losses and the weights afterwards; what
+differs first is named. The loss of the first batch is computed twice in eval mode. How far apart the two runs end is the
+noise floor of this machine: it is measured, and no fault, because kernels may add in any order.
+
+## Why it matters
+What differs between two runs that should be one cannot be told from what a change of the code did: neither a crash at
+step 40,000 nor a better score can be had a second time.
+
+## What to do
+Take random numbers from the global generators, or seed your own: `np.random.default_rng(seed)`, `torch.Generator()` with
+`manual_seed`, no seed from the clock, no order taken from a set, nothing at module level that remembers earlier calls.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stabcheck.check import Finding, Outcome, Rule, experiment
+
+if TYPE_CHECKING:
+    from stabcheck.trial.bench import Bench
+    from stabcheck.trial.repetition import Life
+
+STEPS = 3
+"""Enough for a difference of one step to reach the loss of the next."""
+
+WEIGHTS = Rule(
+    "SC2001",
+    "weights-beyond-seed",
+    "warn",
+    "built twice from the same seed the model starts with other weights: {count} of {total} tensors differ, {location} first",
+    "draw the initial weights from torch's global generator, or from one that you seed",
+)
+DATA = Rule(
+    "SC2002",
+    "data-beyond-seed",
+    "warn",
+    "built twice from the same seed the set-up trains on other data: batch {index} differs, while weights and generators "
+    "were the same",
+    "seed what draws or orders the data: np.random.default_rng(seed), random.Random(seed), a torch.Generator with manual_seed; "
+    "sort what comes out of a set or a directory",
+)
+CLAIMED = Rule(
+    "SC2003",
+    "determinism-not-kept",
+    "warn",
+    "deterministic algorithms are asked for, yet two runs on the same weights and data differ: {what} (losses by {loss:.1e}, the "
+    "weights after {steps} steps by {weights:.1e} of their size)",
+    "look for random numbers from a generator that is not seeded, for state kept at module level, and for extensions of your own",
+)
+
+
+@experiment(title="Same seed, same run", rules=(WEIGHTS, DATA, CLAIMED), cost="dear")
+def CHECK(bench: Bench) -> Outcome:  # noqa: N802
+    """Build and train twice, compare."""
+    from stabcheck.trial.repetition import apart, live
+
+    one = live(bench, STEPS)
+    two = live(bench, len(one.batches), again=True)
+    loss, weights = apart(one, two)
+    where, finding = _first_difference(bench, one, two, loss, weights)
+    measured = {
+        "steps": len(one.batches),
+        "first_difference": where,
+        "forward_repeats": one.forward_repeats,
+        "loss_apart": loss,
+        "weights_apart": weights,
+    }
+    outcome = Outcome(
+        finding.message if finding else _summary(where, len(one.batches), loss),
+        (finding,) if finding else (),
+        measured,
+    )
+    if not one.losses:
+        outcome = outcome.but_not(
+            "whether the steps repeat", "they give no loss: add 'optimizer', or return it from 'train_step'"
+        )
+    return outcome
+
+
+def _summary(where: str | None, steps: int, loss: float) -> str:
+    if where is None:
+        return f"two runs of {steps} steps from one seed are equal to the last bit"
+    return f"weights and data follow the seed; the {where} differs (losses by {loss:.1e} of their size)"
+
+
+def _first_difference(
+    bench: Bench, one: Life, two: Life, loss: float, weights: float
+) -> tuple[str | None, Finding | None]:
+    source = bench.source(bench.entry.function)
+    differ = [name for name, digest in one.weights.items() if two.weights.get(name) != digest]
+    if differ:
+        return "weights", WEIGHTS.at(differ[0], source=source, count=len(differ), total=len(one.weights))
+    for index, (a, b) in enumerate(zip(one.batches, two.batches, strict=False)):
+        if a != b:
+            return "data", DATA.at(None, source=bench.source(bench.shared().setup.train_loader), index=index + 1)
+    if one.losses[:1] != two.losses[:1]:
+        where = "first loss"
+    elif one.losses != two.losses or weights > 0:
+        where = "update"
+    else:
+        return None, None
+    return where, _claimed(source, where, len(one.batches), loss, weights)
+
+
+def _claimed(source: tuple[str, int] | None, where: str, steps: int, loss: float, weights: float) -> Finding | None:
+    from stabcheck.trial.repetition import claims_determinism
+
+    if not claims_determinism():
+        return None
+    return CLAIMED.at(None, source=source, what=f"the {where}", steps=steps, loss=loss, weights=weights)

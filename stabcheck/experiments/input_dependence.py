@@ -1,0 +1,201 @@
+"""Inputs, masks or tokens that do not reach what the model returns.
+
+## What it looks at
+The model's call on a training batch is repeated with other samples' content in the place of its inputs, all at once and one
+by one, in eval and in training mode, weights and every generator held. What changes nothing to the last bit is ignored; every
+operation of the forward is then compared to find the one that drops it. Gates that start at zero are opened first, and where
+a dead or saturated activation ends the signal its own check speaks. In padded sequences the embeddings of the padding, and those
+of everything else, are disturbed in turn. Over several batches, inputs are looked at for being all alike.
+
+## Why it matters
+A model that does not see its inputs learns the average of its targets: the loss falls at first, then stays, and nothing is
+raised. An inverted padding mask hides the text and shows the padding; a mask that is passed on to nobody lets results depend on
+how long the longest sample of the batch is.
+
+## What to do
+Follow the named input through `forward()`. PyTorch's `key_padding_mask` is True at padding, an additive mask is -inf there;
+Hugging Face's `attention_mask` is 1 at what is to be seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from stabcheck.check import Finding, NotChecked, Outcome, Rule, Skip, experiment
+
+if TYPE_CHECKING:
+    from stabcheck.trial.bench import Bench
+    from stabcheck.trial.influence.difference import Outputs
+    from stabcheck.trial.influence.subject import Subject
+
+UNUSED = Rule(
+    "SC1901",
+    "inputs-never-reach-output",
+    "fail",
+    "with all of its inputs ({names}) exchanged between samples the model returns the same to the last bit{cause}",
+    "{remedy}",
+)
+INVERTED = Rule(
+    "SC1902",
+    "padding-mask-inverted",
+    "fail",
+    "{output} of a padded sample reacts to the padding of {name} (by {from_padding:.2g} of its size) and not at all to what stands "
+    "between the first and the last token: the padding is seen and the rest is hidden",
+    "invert the mask: key_padding_mask is True where there is padding, Hugging Face's attention_mask is 1 where there is none",
+)
+IGNORED_MASK = Rule(
+    "SC1903",
+    "padding-mask-ignored",
+    "warn",
+    "{masks} changes nothing, while {output} reacts to the padding of {name} (by {from_padding:.2g} of its size; to the "
+    "rest by {from_real:.2g}): a sample's result depends on how far it was padded",
+    "use {masks} in forward(): in attention, in pooling, or to pack the sequences",
+)
+IGNORED_INPUT = Rule(
+    "SC1904",
+    "input-ignored",
+    "warn",
+    "the model is given {name} {shape}, and what it returns does not depend on it",
+    "use {name} in forward(), or do not pass it",
+)
+ALIKE = Rule(
+    "SC1905",
+    "inputs-all-alike",
+    "fail",
+    "in {batches} batches ({samples} samples) every {what} of {name} is {value}, so there is nothing to tell samples apart by",
+    "look at how the inputs are made: a vocabulary in which no word is found, a wrong column, a transform that erases",
+)
+SEEN = 0.1
+"""Reaction to the padding over that to the rest from which an ignored mask is worth a warning: a convolution that looks across
+the border of a long text into its padding is none."""
+BATCHES = 3
+ENOUGH = 8
+"""Samples from which equal inputs are no chance."""
+
+
+@experiment(title="Inputs matter", rules=(UNUSED, INVERTED, IGNORED_MASK, IGNORED_INPUT, ALIKE))
+def CHECK(bench: Bench) -> Outcome:  # noqa: N802
+    """Exchange the inputs, and disturb the padding."""
+    from stabcheck.trial.influence.effect import varying
+    from stabcheck.trial.influence.subject import subject
+
+    not_checked: list[NotChecked] = []
+    with subject(bench) as found:
+        axes = varying(found)
+        findings = _alike(bench, found)
+        ignored: list[str] = []
+        if axes and not findings:
+            findings, ignored = _effects(bench, found, axes, not_checked)
+        elif not axes:
+            why = (
+                "none that the model is given differs between the samples of the batch, along an axis that counts them"
+            )
+            not_checked.append(NotChecked("whether inputs have an effect", why))
+        reactions: dict[str, float] = {}
+        if not findings:
+            findings, reactions = _padding(bench, found)
+    findings = findings or [_ignored(bench, found, name) for name in ignored if _is_feature(found, name)]
+    measured = {"inputs": sorted(axes), "without_effect": ignored, "reactions": reactions}
+    if not axes and not findings and not reactions:
+        raise Skip(not_checked[0].why)
+    read = " and ".join(name for name in axes if name not in ignored)
+    told = f"what the model returns depends on {read or 'none of its inputs'}"
+    return Outcome(findings[0].message if findings else told, tuple(findings), measured, tuple(not_checked))
+
+
+def _effects(
+    bench: Bench, found: Subject, axes: dict[str, int], not_checked: list[NotChecked]
+) -> tuple[list[Finding], list[str]]:
+    """What is wrong, and the inputs without effect."""
+    from stabcheck.trial.influence.effect import end, without_effect
+
+    everything = [name for name in axes if not _is_label(name)]
+    if not everything or not without_effect(found, {name: axes[name] for name in everything}, _predictions(found)):
+        alone = [name for name in axes if without_effect(found, {name: axes[name]}, lambda outputs: outputs)]
+        return [], alone
+    place = end(found, {name: axes[name] for name in everything})
+    if place is None or not place.is_wiring:
+        where = f" in {place.op.words}" if place and place.op else ""
+        not_checked.append(
+            NotChecked("whether inputs have an effect", f"their signal dies{where}, which other checks judge")
+        )
+        return [], []
+    op = place.op
+    return [
+        UNUSED.at(
+            op.module if op else None,
+            source=(op.line if op else None) or bench.source(found.session.model),
+            names=", ".join(everything),
+            cause=f": {op.words} makes of it what does not depend on it" if op else ": forward() never uses them",
+            remedy=_remedy(op.name.strip("_") if op else ""),
+        )
+    ], everything
+
+
+def _remedy(name: str) -> str:
+    if name in {"softmax", "scaled_dot_product_attention", "multi_head_attention_forward", "masked_fill", "where"}:
+        return "look at the mask: it hides everything, or the softmax runs over an axis of length 1"
+    return "follow the inputs through forward(): a zeros_like() left behind, a wrong slice, a mask or factor of zero"
+
+
+def _predictions(found: Subject) -> Callable[[Outputs], Outputs]:
+    """What a model returns beside its loss, if there is anything: the loss depends on labels too."""
+    with_axes = {name for name, t in found.base.items() if t.dim()}
+    return lambda outputs: {name: t for name, t in outputs.items() if name in with_axes or not with_axes}
+
+
+def _is_label(name: str) -> bool:
+    return any(word in name.lower() for word in ("label", "target"))
+
+
+def _is_feature(found: Subject, name: str) -> bool:
+    """Whether an input is more than a mask, an identifier or a weight for each sample."""
+    tensor = found.given(name)
+    plain = name in found.names and not _is_label(name)
+    return (
+        plain and tensor.is_floating_point() and tensor.dim() >= 2 and not bool(((tensor == 0) | (tensor == 1)).all())
+    )
+
+
+def _ignored(bench: Bench, found: Subject, name: str) -> Finding:
+    shape = tuple(found.given(name).shape)
+    return IGNORED_INPUT.at(None, source=bench.source(found.session.model), name=name, shape=shape)
+
+
+def _padding(bench: Bench, found: Subject) -> tuple[list[Finding], dict[str, float]]:
+    from stabcheck.trial.influence.padding import flows, is_heeded, padded_inputs
+
+    reactions: dict[str, float] = {}
+    source = bench.source(found.session.model)
+    for padded in padded_inputs(found):
+        seen = flows(found, padded)
+        for flow in seen:
+            reactions |= {f"{flow.output} to padding of {padded.name}": flow.from_padding}
+            reactions |= {f"{flow.output} to the rest of {padded.name}": flow.from_real}
+        facts: list[dict[str, Any]] = [
+            {"name": padded.name, "output": f.output, "from_padding": f.from_padding, "from_real": f.from_real}
+            for f in seen
+        ]
+        if seen and all(flow.is_inverted for flow in seen):
+            return [INVERTED.at(None, source=source, **facts[0])], reactions
+        strong = [fact for fact, f in zip(facts, seen, strict=True) if f.from_padding > SEEN * f.from_real]
+        if padded.masks and strong and not is_heeded(found, padded):
+            return [IGNORED_MASK.at(None, source=source, masks=" and ".join(padded.masks), **strong[0])], reactions
+    return [], reactions
+
+
+def _alike(bench: Bench, found: Subject) -> list[Finding]:
+    from stabcheck.trial.influence.alike import all_alike
+
+    same = all_alike(found, BATCHES)
+    if same is None or same.samples < ENOUGH:
+        return []
+    facts: dict[str, Any] = {
+        "batches": same.batches,
+        "samples": same.samples,
+        "what": same.what,
+        "name": same.name,
+        "value": same.value,
+    }
+    return [ALIKE.at(None, source=bench.source(found.session.setup.train_loader), **facts)]
