@@ -15,6 +15,8 @@ from stabcheck.diagnoses.vanishing_gradients import CHECK as VANISHING_GRADIENTS
 from stabcheck.experiments.checkpoint_resume import CHECK as CHECKPOINT_RESUME
 from stabcheck.experiments.clean_split import CHECK as CLEAN_SPLIT
 from stabcheck.experiments.eval_mode import CHECK as EVAL_MODE
+from stabcheck.experiments.initialization import CHECK as INITIALIZATION
+from stabcheck.experiments.linear_collapse import CHECK as LINEAR_COLLAPSE
 from stabcheck.experiments.lr_schedule import CHECK as LR_SCHEDULE
 from stabcheck.experiments.one_batch_overfit import CHECK as ONE_BATCH_OVERFIT
 
@@ -28,6 +30,8 @@ CATALOG: tuple[Check, ...] = (
     VANISHING_GRADIENTS,
     EXPLODING_GRADIENTS,
     DYING_RELU,
+    INITIALIZATION,
+    LINEAR_COLLAPSE,
 )
 
 RETIRED: dict[str, str] = {}
