@@ -12,6 +12,7 @@ from stabcheck.diagnoses.dying_relu import CHECK as DYING_RELU
 from stabcheck.diagnoses.exploding_gradients import CHECK as EXPLODING_GRADIENTS
 from stabcheck.diagnoses.gradient_norms import CHECK as GRADIENT_NORMS
 from stabcheck.diagnoses.vanishing_gradients import CHECK as VANISHING_GRADIENTS
+from stabcheck.experiments.activation_saturation import CHECK as ACTIVATION_SATURATION
 from stabcheck.experiments.checkpoint_resume import CHECK as CHECKPOINT_RESUME
 from stabcheck.experiments.clean_split import CHECK as CLEAN_SPLIT
 from stabcheck.experiments.eval_mode import CHECK as EVAL_MODE
@@ -31,6 +32,7 @@ CATALOG: tuple[Check, ...] = (
     EXPLODING_GRADIENTS,
     DYING_RELU,
     INITIALIZATION,
+    ACTIVATION_SATURATION,
     LINEAR_COLLAPSE,
 )
 

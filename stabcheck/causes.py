@@ -31,7 +31,7 @@ EXPLAINS: tuple[Explains, ...] = (
     ),
     Explains(
         "SC1002",
-        (*NO_FIT, "SC0201", "SC0204", "SC0206", "SC0108", "SC0110", "SC07", "SC08", "SC09"),
+        (*NO_FIT, "SC0201", "SC0204", "SC0206", "SC0108", "SC0110", "SC07", "SC08", "SC09", "SC11"),
         "weights that start too large saturate or blow up what comes after",
     ),
     Explains(

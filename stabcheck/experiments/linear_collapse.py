@@ -30,13 +30,12 @@ if TYPE_CHECKING:
 
 LONG = 3
 """Layers in a row, in one module, of which nobody wants a product."""
-MOST_FINDINGS = 3
 
 AFFINE_MODEL = Rule(
     "SC2301",
     "affine-model",
     "fail",
-    "no layer of the model reads another through anything non-linear: {chain} are one affine map, so the model is no more "
+    "no layer of the model reads another through anything non-linear: {chain} are one affine map{others}, so the model is no more "
     "than linear in its features",
     "put an activation (ReLU, GELU) after each hidden layer; if a linear model is meant, keep one layer of {inputs} to {outputs}",
 )
@@ -44,14 +43,15 @@ UNAPPLIED = Rule(
     "SC2302",
     "unapplied-activation",
     "fail",
-    "{what}, so there is nothing non-linear between {chain}: they are one affine map",
+    "{what}, so there is nothing non-linear between {chain}: they are one affine map{others}",
     "use its result in forward(): x = {example}(x), between {first} and {second}",
 )
 MERGED = Rule(
     "SC2303",
     "layers-without-activation",
     "fail",
-    "there is nothing non-linear between {chain}: they are one affine map of {inputs} to {outputs}, at the price of {count} layers",
+    "there is nothing non-linear between {chain}: they are one affine map of {inputs} to {outputs}, at the "
+    "price of {count} layers{others}",
     "put an activation (ReLU, GELU) between {first} and {second}, or keep one layer of {inputs} to {outputs}",
 )
 
@@ -67,10 +67,11 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
         raise Skip(f"no forward of the model can be watched: {error.message}") from None
     if found.layers < 2:
         raise Skip("fewer than two linear or convolutional layers could be followed in one forward")
-    findings = _one_for_each_fault([f for c in found.chains if (f := _judge(bench, found, c)) is not None])
+    judged = [(c, verdict) for c in found.chains if (verdict := _judge(found, c)) is not None]
+    findings = _told(bench, judged)
     measured: dict[str, Any] = {
         "layers": found.layers,
-        "affine_chains": [[layer.module for layer in chain.layers] for chain in found.chains],
+        "affine_chains": [[layer.name for layer in chain.layers] for chain in found.chains],
         "unused_activations": list(found.unused),
     }
     summary = (
@@ -83,36 +84,42 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     )
 
 
-def _judge(bench: Bench, found: Found, chain: Chain) -> Finding | None:
-    layers = chain.layers
-    names = [called(layer.module) for layer in layers]
-    facts: dict[str, Any] = {
-        "chain": _listed(names), "first": names[0], "second": names[1], "inputs": layers[0].inputs,
-        "outputs": layers[-1].outputs, "count": len(layers), "layers": [layer.module for layer in layers],
-    }  # fmt: skip
-    place = layers[0].module or None
-    source = bench.recording.source(place) if bench.recording else None
-    if chain.discarded is not None:
-        what = f"the result of {chain.discarded}() is thrown away"
-        return UNAPPLIED.at(place, source=source, what=what, example=chain.discarded, **facts)
-    if chain.unused is not None:
-        what = f"{chain.unused} is built but never called"
-        return UNAPPLIED.at(place, source=source, what=what, example=f"self.{chain.unused.rpartition('.')[2]}", **facts)
+def _judge(found: Found, chain: Chain) -> tuple[Rule, Severity] | None:
+    if chain.discarded is not None or chain.unused is not None:
+        return UNAPPLIED, "fail"
     if found.is_shallow:
-        return AFFINE_MODEL.at(place, source=source, **facts)
+        return AFFINE_MODEL, "fail"
     if not chain.is_one_place:
         return None
-    severity: Severity = "fail" if chain.widens or len(layers) >= LONG else "warn"
-    return MERGED.at(place, source=source, severity=severity, **facts)
+    return MERGED, "fail" if chain.widens or len(chain.layers) >= LONG else "warn"
 
 
-def _one_for_each_fault(findings: list[Finding]) -> tuple[Finding, ...]:
-    """Chains that want the same remedy are one fault; the first stands for it."""
-    first: dict[str | None, Finding] = {}
-    for finding in sorted(findings, key=lambda f: f.severity != "fail"):
-        key = finding.location if finding.code == MERGED.code else finding.code
-        first.setdefault(key, finding)
-    return tuple(first.values())[:MOST_FINDINGS]
+def _told(bench: Bench, judged: list[tuple[Chain, tuple[Rule, Severity]]]) -> tuple[Finding, ...]:
+    """One finding for each rule: the first chain stands for those that want the same remedy."""
+    groups: dict[tuple[Rule, Severity], list[Chain]] = {}
+    for chain, verdict in judged:
+        groups.setdefault(verdict, []).append(chain)
+    return tuple(
+        _finding(bench, *verdict, chains) for verdict, chains in sorted(groups.items(), key=lambda item: item[0][1])
+    )
+
+
+def _finding(bench: Bench, rule: Rule, severity: Severity, chains: list[Chain]) -> Finding:
+    chain, more = chains[0], len(chains) - 1
+    layers = chain.layers
+    names = [called(layer.name) for layer in layers]
+    place = layers[0].name or None
+    what, example = "", ""
+    if chain.discarded is not None:
+        what, example = f"the result of {chain.discarded}() is thrown away", chain.discarded
+    elif chain.unused is not None:
+        what, example = f"{chain.unused} is built but never called", f"self.{chain.unused.rpartition('.')[2]}"
+    return rule.at(
+        place, source=bench.recording.source(place) if bench.recording else None, severity=severity,
+        chain=_listed(names), first=names[0], second=names[1], inputs=layers[0].inputs, outputs=layers[-1].outputs,
+        count=len(layers), what=what, example=example, layers=[[layer.name for layer in c.layers] for c in chains],
+        others=f" (and so {'is' if more == 1 else 'are'} {more} more)" if more else "",
+    )  # fmt: skip
 
 
 def _listed(names: list[str]) -> str:

@@ -42,6 +42,8 @@ class CallWatch(TorchFunctionMode):
         self._running = []
         handles: list[RemovableHandle] = []
         for module in self.model.modules():
+            if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
+                continue
             handles.append(module.register_forward_pre_hook(self._enter))
             handles.append(module.register_forward_hook(self._leave, always_call=True))
         try:

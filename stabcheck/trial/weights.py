@@ -46,6 +46,12 @@ class Weight:
     """Stacked weights of the same layer: the gates of a recurrent one, query, key and value."""
 
     @property
+    def name(self) -> str:
+        """Path of the module, or of the parameter where a module holds it under a name of its own."""
+        is_plain = self.key == "weight" or self.parts > 1
+        return self.module if is_plain and self.module else f"{self.module}.{self.key}".lstrip(".")
+
+    @property
     def rows(self) -> torch.Tensor:
         """(parts, units, inputs), detached, float32."""
         return self.rows_of(self.tensor)

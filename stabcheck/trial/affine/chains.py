@@ -66,13 +66,21 @@ def find(bench: Bench) -> Found:
 
 def _runs(layers: list[Layer]) -> list[list[Layer]]:
     """Longest runs of layers of which each is read by the next alone, and whose narrowing saves nothing."""
-    follows = {
-        layer.before: layer for layer in layers if layer.before is not None and _is_waste(layers[layer.before], layer)
-    }
+    pairs = [(layers[layer.before], layer) for layer in layers if layer.before is not None]
+    wasted = [(first, second) for first, second in pairs if _is_waste(first, second)]
+    # A weight that is also used in another place, as in a recurrence, cannot be merged into the next.
+    places: dict[int, set[int]] = {}
+    for layer in layers:
+        places.setdefault(layer.weight, set()).add(layer.index)
+    follows = {}
+    for first, second in wasted:
+        same = [(a.index, b.index) for a, b in wasted if (a.weight, b.weight) == (first.weight, second.weight)]
+        if {a for a, _ in same} == places[first.weight] and {b for _, b in same} == places[second.weight]:
+            follows[first.index] = second
     runs = []
     inside = {layer.index for layer in follows.values()}
-    for first in sorted(i for i in follows if i is not None and i not in inside):
-        run = [layers[first]]
+    for start in sorted(i for i in follows if i not in inside):
+        run = [layers[start]]
         while run[-1].index in follows:
             run.append(follows[run[-1].index])
         runs.append(run)

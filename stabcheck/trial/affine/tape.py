@@ -59,6 +59,8 @@ class Layer:
     raw: int
     """Its place among all calls of functions that may be layers."""
     module: str
+    name: str
+    """Path of the module, or of the weight where the module holds it under a name of its own."""
     inputs: int
     """Numbers that make one output: the fan-in."""
     outputs: int
@@ -93,6 +95,7 @@ class Tape(CallWatch):
         self._states: dict[int, _State] = {}
         self._alive: list[Any] = []
         self._pending: dict[int, tuple[int, str]] = {}
+        self._parameters = {id(p): name for name, p in model.named_parameters()}
         for tensor in batches.tensors(batch):
             self._set(tensor, _State(None, has_layer=False, deep=False))
 
@@ -116,7 +119,7 @@ class Tape(CallWatch):
                 self.layers[read[0]].consumers.add(None)
         if name in LAYERS:
             self._raw += 1
-            if self._layer(name, args, kwargs, out):
+            if self._layer(name, args, kwargs, out) or self._mixed(name, args, kwargs, out):
                 return
         if not known:
             return
@@ -164,13 +167,31 @@ class Tape(CallWatch):
         inputs, outputs, factored = _sizes(name, weight, args, kwargs)
         self.layers.append(
             Layer(
-                len(self.layers), self._raw, self.module, inputs, outputs, factored, id(base), state.source, state.deep
+                len(self.layers), self._raw, self.module, self._name(base), inputs, outputs, factored, id(base),
+                state.source, state.deep,
             )
-        )
+        )  # fmt: skip
         self._alive.append(base)
         if state.source is not None:
             self.layers[state.source].consumers.add(len(self.layers) - 1)
         self._set(out, _State(len(self.layers) - 1, has_layer=True, deep=state.deep))
+        return True
+
+    def _name(self, weight: torch.Tensor) -> str:
+        """Where the weight is written: the module alone, if it is its `weight` or made from others."""
+        name = self._parameters.get(id(weight), "")
+        own = self.module and name.rpartition(".")[2] in {"", "weight"}
+        return self.module if own or not name else name
+
+    def _mixed(self, name: str, args: Any, kwargs: Any, out: Any) -> bool:
+        """Whether this mixes the rows of a layer's output by a given matrix, as graph convolutions do: affine as well."""
+        matrix, data = operands(name, args, kwargs)
+        if not isinstance(matrix, torch.Tensor) or not isinstance(out, torch.Tensor) or matrix.requires_grad:
+            return False
+        mixes, state = self._states.get(id(matrix)), self._states.get(id(data))
+        if state is None or state.source is None or (mixes is not None and mixes.has_layer):
+            return False
+        self._set(out, state)
         return True
 
 
