@@ -15,6 +15,8 @@ EXPECTED = {
     "sigmoid_stack": {"vanishing-gradients": ["SC0701"]},
     "prior_in_every_bias": {"dying-relu": ["SC0901"]},
     "oversampled_before_split": {"clean-split": ["SC0302"]},
+    "weights_of_deviation_one": {"initialization": ["SC1002"]},
+    "identity_as_activation": {"linear-collapse": ["SC2301"]},
 }
 
 
@@ -61,3 +63,17 @@ def oversampled_before_split():
     _, malignant = cancer()
     rare = malignant.nonzero().flatten()
     return run(mlp(), torch.cat([torch.arange(len(malignant)), rare]))  # copies of one row land on both sides
+
+
+def weights_of_deviation_one():
+    model = mlp()
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(
+                layer.weight
+            )  # the default std=1, and not 1/sqrt(64): each layer multiplies the signal by 6
+    return run(model)
+
+
+def identity_as_activation():
+    return run(mlp(activation=nn.Identity))  # left from an experiment: three hidden layers, one affine map

@@ -10,6 +10,7 @@ from stabcheck import TrainingSetup
 EXPECTED = {
     "healthy": {},
     "killed_by_rate": {"dying-relu": ["SC0902"]},
+    "equal_filters": {"initialization": ["SC1001"]},
 }
 
 
@@ -45,3 +46,10 @@ def healthy():
 
 def killed_by_rate():
     return run(lr=1.0)  # a rate for SGD: under Adam the first steps throw whole layers to where no input reaches them
+
+
+def equal_filters():
+    setup = run()
+    for parameter in setup.model.parameters():
+        nn.init.constant_(parameter, 0.02)  # all filters of a layer are one filter, and get the same gradient for ever
+    return setup

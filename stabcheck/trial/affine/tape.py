@@ -179,9 +179,10 @@ class Tape(CallWatch):
 
     def _name(self, weight: torch.Tensor) -> str:
         """Where the weight is written: the module alone, if it is its `weight` or made from others."""
-        name = self._parameters.get(id(weight), "")
-        own = self.module and name.rpartition(".")[2] in {"", "weight"}
-        return self.module if own or not name else name
+        path, _, key = self._parameters.get(id(weight), "").rpartition(".")
+        if key in {"", "weight"}:
+            return self.module or path
+        return f"{path}.{key}" if path else key
 
     def _mixed(self, name: str, args: Any, kwargs: Any, out: Any) -> bool:
         """Whether this mixes the rows of a layer's output by a given matrix, as graph convolutions do: affine as well."""

@@ -19,7 +19,7 @@ _MASKED = -1e4
 """A logit below this stands for minus infinity: masks are written as -1e4, -1e9 or the smallest number of the type."""
 _KEEPS_SCORES = {
     "div", "div_", "__truediv__", "mul", "mul_", "__mul__", "__rmul__", "add", "add_", "__add__", "__radd__", "sub",
-    "__sub__", "masked_fill", "masked_fill_", "where", "float", "to", "type_as", "dropout", "clamp", "contiguous",
+    "__sub__", "masked_fill", "masked_fill_", "where", "float", "to", "type_as", "dropout", "clamp", "contiguous", "tril",
 }  # fmt: skip
 
 
