@@ -136,6 +136,24 @@ def test_units_that_training_tells_apart_are_left_alone(case: str, make_bench: A
     assert outcome.measurements["weight_scales"]
 
 
+def test_adams_first_steps_which_have_the_same_size_for_different_gradients_prove_nothing(make_bench: Any) -> None:
+    """Two hidden units behind a zero layer, one with three times the gradient of the other."""
+
+    class Weighed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.units = nn.Linear(16, 8), nn.Linear(8, 2, bias=False)
+            self.out = nn.Linear(1, 4)
+            nn.init.zeros_(self.units.weight)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out((self.units(F.relu(self.body(x))) * torch.tensor([3.0, 1.0])).sum(1, keepdim=True))
+
+    bench = recorded(make_bench, classifier(Weighed, lr=1e-3))
+
+    assert CHECK.run(bench).findings == ()
+
+
 def test_equal_units_of_an_outputs_layer_are_left_alone(make_bench: Any) -> None:
     """Three channels that are asked for the same grey get the same gradient, and need no other."""
 

@@ -15,7 +15,8 @@ from stabcheck.trial.modes import kept_modes
 from stabcheck.userland import UserCodeError
 
 EXACT = 1e-3
-"""Largest deviation from the middle, as a share of the distance: single precision leaves 1e-6, a ReLU some .3."""
+"""Largest deviation from the middle, as a share of the distance: single precision left 1e-7 at most in 6 models,
+ReLU, GELU, sine and attention 0.05 at least in 7."""
 
 
 class _Probe(CallWatch):
