@@ -18,6 +18,7 @@ EXPECTED = {
     "warmup_longer_than_run": {"lr-schedule": ["SC0508"]},
     "labels_shifted_twice": {"loss-contract": ["SC1613"]},
     "resumes_without_optimizer": {"checkpoint-resume": ["SC0403"]},
+    "softmax_over_heads": {"activation-saturation": ["SC1102"]},
 }
 
 LENGTH = 32
@@ -37,10 +38,20 @@ class Text(Dataset):
         return {"input_ids": self.windows[index], "labels": self.windows[index]}
 
 
+def causal_attention(q, k, v):
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def attention_over_heads(q, k, v):
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+    return scores.softmax(dim=1).tril() @ v  # axis 1 of (batch, heads, queries, keys): the heads share out each key
+
+
 class Block(nn.Module):
-    def __init__(self, width, heads, causal):
+    def __init__(self, width, heads, attention):
         super().__init__()
-        self.heads, self.causal = heads, causal
+        self.heads = heads
+        self.attention = attention
         self.norm1 = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width)
@@ -51,17 +62,17 @@ class Block(nn.Module):
     def forward(self, x):
         batch, time, width = x.shape
         q, k, v = self.qkv(self.norm1(x)).view(batch, time, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        mixed = self.attention(q, k, v)
         x = x + self.dropout(self.out(mixed.transpose(1, 2).reshape(batch, time, width)))
         return x + self.dropout(self.mlp(self.norm2(x)))
 
 
 class GPT(nn.Module):
-    def __init__(self, characters, width=64, depth=2, heads=4, causal=True):
+    def __init__(self, characters, width=64, depth=2, heads=4, attention=causal_attention):
         super().__init__()
         self.tokens = nn.Embedding(characters, width)
         self.positions = nn.Embedding(LENGTH, width)
-        self.blocks = nn.Sequential(*(Block(width, heads, causal) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(Block(width, heads, attention) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, characters, bias=False)
         for module in self.modules():
@@ -76,10 +87,10 @@ class GPT(nn.Module):
         return {"loss": loss, "logits": logits}
 
 
-def run(peak=5e-3, warmup=20, causal=True):
+def run(peak=5e-3, warmup=20, attention=causal_attention):
     ids, alphabet = alice()
     end = len(ids) * 9 // 10  # the last tenth of the text is for validation
-    model = GPT(len(alphabet), causal=causal)
+    model = GPT(len(alphabet), attention=attention)
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     others = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
@@ -107,7 +118,9 @@ def healthy():
 
 
 def sees_the_future():
-    return run(causal=False)  # the loss falls to almost nothing: what comes next can be looked up
+    return run(
+        attention=F.scaled_dot_product_attention
+    )  # the loss falls to almost nothing: what comes next can be looked up
 
 
 def rate_of_sgd():
@@ -138,3 +151,7 @@ def resumes_without_optimizer():
         scheduler.load_state_dict(checkpoint["scheduler"])  # AdamW starts again from empty moments
 
     return {**parts, "save": save, "load": load}
+
+
+def softmax_over_heads():
+    return run(attention=attention_over_heads)

@@ -23,6 +23,8 @@ EXPECTED = {
     "decay_above_learning": {"optimizer-config": ["SC2406"]},
     "columns_never_chosen": {"input-dependence": ["SC1901"]},
     "weights_from_the_clock": {"determinism": ["SC2001"]},
+    "weights_of_deviation_one": {"initialization": ["SC1002"]},
+    "identity_as_activation": {"linear-collapse": ["SC2301"]},
 }
 
 
@@ -158,3 +160,17 @@ def weights_from_the_clock():
     clock.seed()
     nn.init.kaiming_normal_(model[0].weight, generator=clock)  # no seed of the run's gives these weights again
     return run(model)
+
+
+def weights_of_deviation_one():
+    model = mlp()
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(
+                layer.weight
+            )  # the default std=1, and not 1/sqrt(64): each layer multiplies the signal by 6
+    return run(model)
+
+
+def identity_as_activation():
+    return run(mlp(activation=nn.Identity))  # left from an experiment: three hidden layers, one affine map

@@ -19,6 +19,7 @@ EXPECTED = {
     "no_zero_grad": {"training-loop": ["SC1501"]},
     "bytes_below_zero": {"precision": ["SC2107"]},
     "weights_in_bfloat16": {"precision": ["SC2105"]},
+    "equal_filters": {"initialization": ["SC1001"]},
 }
 
 
@@ -137,3 +138,10 @@ class HalfWeights(nn.Module):
 
 def weights_in_bfloat16():
     return run(lr=5e-5, model=HalfWeights())
+
+
+def equal_filters():
+    setup = run()
+    for parameter in setup.model.parameters():
+        nn.init.constant_(parameter, 0.02)  # all filters of a layer are one filter, and get the same gradient for ever
+    return setup

@@ -12,6 +12,7 @@ from stabcheck.diagnoses.dying_relu import CHECK as DYING_RELU
 from stabcheck.diagnoses.exploding_gradients import CHECK as EXPLODING_GRADIENTS
 from stabcheck.diagnoses.gradient_norms import CHECK as GRADIENT_NORMS
 from stabcheck.diagnoses.vanishing_gradients import CHECK as VANISHING_GRADIENTS
+from stabcheck.experiments.activation_saturation import CHECK as ACTIVATION_SATURATION
 from stabcheck.experiments.batch_independence import CHECK as BATCH_INDEPENDENCE
 from stabcheck.experiments.checkpoint_resume import CHECK as CHECKPOINT_RESUME
 from stabcheck.experiments.clean_split import CHECK as CLEAN_SPLIT
@@ -19,7 +20,9 @@ from stabcheck.experiments.data_health import CHECK as DATA_HEALTH
 from stabcheck.experiments.determinism import CHECK as DETERMINISM
 from stabcheck.experiments.eval_mode import CHECK as EVAL_MODE
 from stabcheck.experiments.gradient_accumulation import CHECK as GRADIENT_ACCUMULATION
+from stabcheck.experiments.initialization import CHECK as INITIALIZATION
 from stabcheck.experiments.input_dependence import CHECK as INPUT_DEPENDENCE
+from stabcheck.experiments.linear_collapse import CHECK as LINEAR_COLLAPSE
 from stabcheck.experiments.loss_contract import CHECK as LOSS_CONTRACT
 from stabcheck.experiments.lr_schedule import CHECK as LR_SCHEDULE
 from stabcheck.experiments.one_batch_overfit import CHECK as ONE_BATCH_OVERFIT
@@ -46,6 +49,9 @@ CATALOG: tuple[Check, ...] = (
     BATCH_INDEPENDENCE,
     INPUT_DEPENDENCE,
     DETERMINISM,
+    INITIALIZATION,
+    ACTIVATION_SATURATION,
+    LINEAR_COLLAPSE,
 )
 
 RETIRED: dict[str, str] = {}

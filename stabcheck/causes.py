@@ -85,6 +85,11 @@ EXPLAINS: tuple[Explains, ...] = (
     Explains("SC1614", (*UNFIT, *BAD_LOSS), "the loss of what does not fit is infinite"),
     Explains("SC1615", (*UNFIT, *BAD_LOSS), "a loss with its arguments exchanged fits something else"),
     Explains(
+        "SC1002",
+        (*NO_FIT, "SC0201", "SC0204", "SC0206", "SC0108", "SC0110", "SC07", "SC08", "SC09", "SC11"),
+        "weights that start too large saturate or blow up what comes after",
+    ),
+    Explains(
         "SC0206",
         ("SC0105", "SC0111", "SC0201", "SC0110", "SC07", "SC08", "SC09"),
         "a loss that is not a number trains nothing",
@@ -136,6 +141,15 @@ EXPLAINS: tuple[Explains, ...] = (
     ),
     Explains("SC0203", ("SC0109", "SC0704"), "the clipping is what makes the steps so small"),
     Explains("SC0107", ("SC07", "SC09"), "weights that are never updated learn nothing"),
+    Explains(
+        "SC1001",
+        (*NO_FIT, "SC0110", "SC07", "SC0903"),
+        "a network of units that are all the same has the capacity of one",
+    ),
+    Explains(
+        "SC1003", (*NO_FIT, "SC0109", "SC0110", "SC07", "SC09"), "weights that start too small let no signal through"
+    ),
+    Explains("SC0207", (*NO_FIT, "SC0110", "SC07", "SC09"), "layers that start at zero and stay there pass no signal"),
     Explains("SC0801", ("SC0105", "SC0108", "SC0110", "SC0204", "SC07", "SC09"), "after an overflow nothing is learnt"),
     Explains(
         "SC0802", ("SC0108", "SC0110", "SC0204", "SC07"), "a loss that diverges fits nothing and kills the signal"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -38,6 +39,15 @@ def test_a_starved_stack_that_learns_is_left_alone() -> None:
 def test_a_starved_branch_is_no_neck() -> None:
     """A layer without gradient is harmless if one before it still has its share: a gate, q and k, a zero-init branch."""
     assert codes(recording(signals=(signal("0", 1.0), signal("2", 1e-9), signal("4", 1.0)), steps=STALLED)) == []
+
+
+def test_an_infinite_gradient_is_no_neck_of_its_own() -> None:
+    infinite = (math.inf,) * 10
+    rows = (replace(signal("0"), grad_norm=infinite), signal("2"), replace(signal("4"), grad_norm=infinite))
+    found = neck(recording(signals=rows), 9)
+
+    assert found is not None
+    assert math.isfinite(found.depth)
 
 
 def test_scaling_the_loss_moves_no_neck() -> None:

@@ -1,0 +1,156 @@
+"""Sigmoids, tanhs and attention that start at their stops and pass no gradient, or attention over the wrong axis.
+
+## What it looks at
+One forward at the start: for every call of sigmoid, tanh and the like the share of units on the flat part (slope below a
+hundredth of the steepest), for softmax and attention the share of rows that give everything to one entry. If nearly all of a
+layer is flat and the trial learns nothing, the trial is run again with the input of just these functions scaled to size 1:
+the finding is raised if that learns. Confident outputs, closed gates and sharp attention that train are left alone. In
+attention written by hand, whether the weights sum to one over what they mix, and whether a mask hides every key.
+
+## Why it matters
+On the flat part the gradient is a hundredth or less of what it could be, times that again for each such layer. Attention
+normalised over batch or heads mixes samples that have nothing to do with each other, and trains all the same.
+
+## What to do
+Smaller weights or inputs in front of the function: standardise the inputs, Xavier initialisation, a normalisation layer. For
+attention: divide the logits by the root of the head's width, and softmax over the keys, dim=-1.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stabcheck.check import Finding, NotChecked, Outcome, Rule, Severity, Skip, experiment
+from stabcheck.reading import called, progress
+from stabcheck.userland import UserCodeError
+
+if TYPE_CHECKING:
+    from stabcheck.trial.bench import Bench
+    from stabcheck.trial.saturation.gauge import Gauge, GaugeWatch
+
+NEARLY_ALL = 0.9
+"""Share of a layer's units (or rows) that are flat. It only chooses what the second trial softens; its result decides."""
+
+SATURATED = Rule(
+    "SC1101",
+    "saturated-from-the-start",
+    "fail",
+    "{share:.0%} of the {kind} in {at} is on its flat part at the start (its input has size {size:.3g}){others}, and nothing is "
+    "learnt in {steps} steps (loss {first:.3g} to {last:.3g}, best constant guess {constant:.3g}); with that input scaled to "
+    "size 1 the loss reaches {better:.3g}",
+    "{remedy}",
+)
+WRONG_AXIS = Rule(
+    "SC1102",
+    "softmax-over-wrong-axis",
+    "fail",
+    "the attention weights in {at} are normalised over axis {axis} of {axes} ({what}) and not over the keys that they mix: "
+    "their sums there run from {lowest:.3g} to {highest:.3g}, not 1",
+    "softmax over the last axis of the logits (queries x keys): dim=-1",
+)
+ALL_MASKED = Rule(
+    "SC1103",
+    "every-key-masked",
+    "fail",
+    "the mask hides every key from every query of the attention in {at}, so it mixes all of them alike or gives NaN",
+    "look at what True means in the mask (PyTorch's key_padding_mask hides where True, scaled_dot_product_attention shows), and "
+    "whether it is inverted",
+)
+
+
+@experiment(title="Activation saturation", rules=(SATURATED, WRONG_AXIS, ALL_MASKED), needs_trial=True)
+def CHECK(bench: Bench) -> Outcome:  # noqa: N802
+    """Read one forward; train again only where something is saturated and nothing is learnt."""
+    from stabcheck.trial.call_watch import watch_one
+    from stabcheck.trial.saturation.gauge import GaugeWatch
+
+    recording = bench.recording
+    assert recording is not None
+    try:
+        watch = watch_one(bench, lambda model, batch: GaugeWatch(model))
+    except UserCodeError as error:
+        raise Skip(f"no forward of the model can be watched: {error.message}") from None
+    not_checked = [
+        NotChecked(
+            "gates inside nn.LSTM, nn.GRU and nn.RNN, and attention inside nn.MultiheadAttention",
+            "they run as one piece",
+        )
+    ]
+    gauges, state = list(watch.gauges.values()), progress(recording)
+    if not gauges:
+        raise Skip("the model calls no sigmoid, tanh, softmax or attention that could be followed")
+    findings = _structural(bench, watch)
+    flat = [g for g in gauges if g.saturated >= NEARLY_ALL and g.size > 1]
+    if not findings and flat and state.share is None:
+        not_checked.append(
+            NotChecked("whether saturation holds the training", "what nothing learnt means for this loss is not known")
+        )
+    elif not findings and flat and state.stalled:
+        findings = _saturated(bench, flat)
+    worst = max(gauges, key=lambda g: g.saturated)
+    measured: dict[str, Any] = {
+        "functions": [
+            {
+                "module": g.module,
+                "kind": g.kind,
+                "saturated": g.saturated,
+                "input_size": g.size,
+                "wholly_masked": g.masked,
+            }
+            for g in gauges
+        ]
+    }
+    harmless = ", and the loss falls: harmless so far" if worst.saturated >= NEARLY_ALL and not state.stalled else ""
+    summary = (
+        findings[0].message
+        if findings
+        else f"at most {worst.saturated:.0%} saturated ({worst.kind} in {called(worst.module)}){harmless}"
+    )
+    return Outcome(summary, findings, measured, tuple(not_checked))
+
+
+def _structural(bench: Bench, watch: GaugeWatch) -> tuple[Finding, ...]:
+    """What is wrong however it trains."""
+    assert bench.recording is not None
+    for gauge in watch.gauges.values():
+        if gauge.masked == 1:
+            return (
+                ALL_MASKED.at(
+                    gauge.module or None, source=bench.recording.source(gauge.module), at=called(gauge.module)
+                ),
+            )
+    for wrong in sorted(watch.wrong, key=lambda w: not w.is_foreign):
+        severity: Severity = "fail" if wrong.is_foreign else "warn"
+        what = "neither the queries nor the keys" if wrong.is_foreign else "the queries"
+        return (
+            WRONG_AXIS.at(
+                wrong.module or None, source=bench.recording.source(wrong.module), severity=severity, at=called(wrong.module),
+                axis=wrong.axis, axes=wrong.axes, what=what, lowest=wrong.lowest, highest=wrong.highest,
+            ),
+        )  # fmt: skip
+    return ()
+
+
+def _saturated(bench: Bench, flat: list[Gauge]) -> tuple[Finding, ...]:
+    """The trial again, with the inputs of these functions scaled to size 1."""
+    from stabcheck.trial.other_start import compare
+    from stabcheck.trial.saturation.gauge import Softened
+
+    assert bench.recording is not None
+    divisors = {(g.module, g.kind): g.size for g in flat}
+    found = compare(bench, lambda session: Softened(session.model, divisors).inserted())
+    if found is None:
+        return ()
+    first, more = flat[0], len(flat) - 1
+    remedy = (
+        "divide the logits by the root of the head's width, or initialise the query and key projections smaller"
+        if first.kind in {"attention", "softmax"}
+        else "standardise what goes in, initialise the layer before it by Xavier, or put a normalisation between them"
+    )
+    return (
+        SATURATED.at(
+            first.module or None, source=bench.recording.source(first.module), severity=found.severity, at=called(first.module),
+            kind=first.kind, share=first.saturated, size=first.size, remedy=remedy, modules=[g.module for g in flat],
+            others=f" (and so in {more} more)" if more else "", **found.facts,
+        ),
+    )  # fmt: skip

@@ -1,0 +1,126 @@
+"""Layers with nothing non-linear between them: together they can do no more than one of them alone.
+
+## What it looks at
+One forward of your own loss, function by function: which layer reads which, and what lies between them. Where nothing but affine
+functions does (reshaping, sums with constants, pooling, dropout, BatchNorm), it is proved by running the model on points
+halfway between two outputs of the first layer. Left alone: a middle narrower than both ends, as in LoRA or a bottleneck,
+depthwise and one-sided convolutions, layers with shared weights, residual sums, and whatever else also reads the
+first layer's output.
+
+## Why it matters
+Two affine maps in a row are one affine map. A network whose activations are forgotten, or built and never called, trains
+without complaint and is logistic regression.
+
+## What to do
+Put an activation (ReLU, GELU) between the layers, and see that its result is used: `x = self.act(x)`. If one map is what is
+meant, keep one layer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stabcheck.check import Finding, Outcome, Rule, Severity, Skip, experiment
+from stabcheck.reading import called
+from stabcheck.userland import UserCodeError
+
+if TYPE_CHECKING:
+    from stabcheck.trial.affine.chains import Chain, Found
+    from stabcheck.trial.bench import Bench
+
+LONG = 3
+"""Layers in a row, in one module, of which nobody wants a product."""
+
+AFFINE_MODEL = Rule(
+    "SC2301",
+    "affine-model",
+    "fail",
+    "no layer of the model reads another through anything non-linear: {chain} are one affine map{others}, so the model is no more "
+    "than linear in its features",
+    "put an activation (ReLU, GELU) after each hidden layer; if a linear model is meant, keep one layer of {inputs} to {outputs}",
+)
+UNAPPLIED = Rule(
+    "SC2302",
+    "unapplied-activation",
+    "fail",
+    "{what}, so there is nothing non-linear between {chain}: they are one affine map{others}",
+    "use its result in forward(): x = {example}(x), between {first} and {second}",
+)
+MERGED = Rule(
+    "SC2303",
+    "layers-without-activation",
+    "fail",
+    "there is nothing non-linear between {chain}: they are one affine map of {inputs} to {outputs}, at the "
+    "price of {count} layers{others}",
+    "put an activation (ReLU, GELU) between {first} and {second}, or keep one layer of {inputs} to {outputs}",
+)
+
+
+@experiment(title="Linear collapse", rules=(AFFINE_MODEL, UNAPPLIED, MERGED))
+def CHECK(bench: Bench) -> Outcome:  # noqa: N802
+    """Follow one forward from layer to layer."""
+    from stabcheck.trial.affine.chains import find
+
+    try:
+        found = find(bench)
+    except UserCodeError as error:
+        raise Skip(f"no forward of the model can be watched: {error.message}") from None
+    if found.layers < 2:
+        raise Skip("fewer than two linear or convolutional layers could be followed in one forward")
+    judged = [(c, verdict) for c in found.chains if (verdict := _judge(found, c)) is not None]
+    findings = _told(bench, judged)
+    measured: dict[str, Any] = {
+        "layers": found.layers,
+        "affine_chains": [[layer.name for layer in chain.layers] for chain in found.chains],
+        "unused_activations": list(found.unused),
+    }
+    summary = (
+        findings[0].message
+        if findings
+        else f"{found.layers} layers followed, none of them wasted for want of something non-linear in between"
+    )
+    return Outcome(summary, findings, measured).but_not(
+        "layers inside recurrent modules, fused attention and compiled functions", "their calls run as one piece"
+    )
+
+
+def _judge(found: Found, chain: Chain) -> tuple[Rule, Severity] | None:
+    if chain.discarded is not None or chain.unused is not None:
+        return UNAPPLIED, "fail"
+    if found.is_shallow:
+        return AFFINE_MODEL, "fail"
+    if not chain.is_one_place:
+        return None
+    return MERGED, "fail" if chain.widens or len(chain.layers) >= LONG else "warn"
+
+
+def _told(bench: Bench, judged: list[tuple[Chain, tuple[Rule, Severity]]]) -> tuple[Finding, ...]:
+    """One finding for each rule: the first chain stands for those that want the same remedy."""
+    groups: dict[tuple[Rule, Severity], list[Chain]] = {}
+    for chain, verdict in judged:
+        groups.setdefault(verdict, []).append(chain)
+    return tuple(
+        _finding(bench, *verdict, chains) for verdict, chains in sorted(groups.items(), key=lambda item: item[0][1])
+    )
+
+
+def _finding(bench: Bench, rule: Rule, severity: Severity, chains: list[Chain]) -> Finding:
+    chain, more = chains[0], len(chains) - 1
+    layers = chain.layers
+    names = [called(layer.name) for layer in layers]
+    place = layers[0].name or None
+    what, example = "", ""
+    if chain.discarded is not None:
+        what, example = f"the result of {chain.discarded}() is thrown away", chain.discarded
+    elif chain.unused is not None:
+        what, example = f"{chain.unused} is built but never called", f"self.{chain.unused.rpartition('.')[2]}"
+    return rule.at(
+        place, source=bench.recording.source(place) if bench.recording else None, severity=severity,
+        chain=_listed(names), first=names[0], second=names[1], inputs=layers[0].inputs, outputs=layers[-1].outputs,
+        count=len(layers), what=what, example=example, layers=[[layer.name for layer in c.layers] for c in chains],
+        others=f" (and so {'is' if more == 1 else 'are'} {more} more)" if more else "",
+    )  # fmt: skip
+
+
+def _listed(names: list[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"

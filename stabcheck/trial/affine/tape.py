@@ -1,0 +1,232 @@
+"""What lies between the layers of a model: one forward, read function by function.
+
+Each tensor that came from a layer is known by that layer for as long as only affine functions with nothing else from
+the data touch it. A function that is not on the list counts as non-linear: then nothing is claimed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from stabcheck.trial import batches
+from stabcheck.trial.call_watch import CallWatch, argument
+
+LAYERS = {
+    "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "addmm", "matmul",
+    "__matmul__", "mm",
+}  # fmt: skip
+_SHAPES = {
+    "view", "reshape", "flatten", "unflatten", "permute", "transpose", "swapaxes", "movedim", "moveaxis", "t", "squeeze",
+    "unsqueeze", "contiguous", "__getitem__", "chunk", "split", "unbind", "narrow", "expand", "expand_as", "repeat", "roll",
+    "flip", "pad", "to", "float", "half", "bfloat16", "double", "clone", "type", "type_as", "view_as", "reshape_as", "select",
+    "index_select", "requires_grad_", "retain_grad", "__get__",
+}  # fmt: skip
+_MAPS = {
+    "neg", "__neg__", "dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout",
+    "mean", "sum", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d", "batch_norm", "identity",
+}  # fmt: skip
+_SUMS = {
+    "add", "add_", "__add__", "__radd__", "__iadd__", "sub", "sub_", "__sub__", "__rsub__", "__isub__", "rsub",
+}  # fmt: skip
+_SCALINGS = {
+    "mul", "mul_", "__mul__", "__rmul__", "__imul__", "div", "div_", "__truediv__", "__itruediv__", "true_divide",
+}  # fmt: skip
+_NO_VALUE = {
+    "__len__", "size", "dim", "numel", "stride", "is_floating_point", "is_contiguous", "element_size", "__repr__", "isnan",
+    "isfinite", "isinf",
+}  # fmt: skip
+_LOOKUPS = {"embedding", "embedding_bag"}
+_CATS = {"cat", "concat", "concatenate", "stack", "hstack", "vstack"}
+_ACTIVATIONS = {
+    name for name in dir(torch.nn.functional) if name.rstrip("_") in {
+        "relu", "relu6", "gelu", "silu", "elu", "selu", "celu", "leaky_relu", "prelu", "rrelu", "mish", "softplus", "softsign",
+        "tanh", "sigmoid", "hardtanh", "hardswish", "hardsigmoid", "glu", "logsigmoid", "tanhshrink", "softshrink", "hardshrink",
+    }
+} | {"tanh_", "sigmoid_"}  # fmt: skip
+
+
+@dataclass
+class Layer:
+    """One call of a layer."""
+
+    index: int
+    raw: int
+    """Its place among all calls of functions that may be layers."""
+    module: str
+    name: str
+    """Path of the module, or of the weight where the module holds it under a name of its own."""
+    inputs: int
+    """Numbers that make one output: the fan-in."""
+    outputs: int
+    factored: bool
+    """A grouped or one-sided convolution, one factor of a cheaper map by design."""
+    weight: int
+    """`id` of the weight."""
+    before: int | None
+    """The layer that its input comes from with nothing but affine functions between."""
+    after_nonlinear: bool
+    """Whether another layer and something non-linear come before it."""
+    discarded: str = ""
+    """An activation that was called on its output, and whose result nothing reads."""
+    consumers: set[int | None] = field(default_factory=set)
+    """Layers that read its output through affine functions alone; None for everything else that does."""
+
+
+@dataclass
+class _State:
+    source: int | None
+    has_layer: bool
+    deep: bool
+
+
+class Tape(CallWatch):
+    """The layers that one forward calls, in order."""
+
+    def __init__(self, model: nn.Module, batch: Any) -> None:
+        super().__init__(model)
+        self.layers: list[Layer] = []
+        self._raw = -1
+        self._states: dict[int, _State] = {}
+        self._alive: list[Any] = []
+        self._pending: dict[int, tuple[int, str]] = {}
+        self._parameters = {id(p): name for name, p in model.named_parameters()}
+        for tensor in batches.tensors(batch):
+            self._set(tensor, _State(None, has_layer=False, deep=False))
+
+    def finished(self) -> list[Layer]:
+        """The layers, once the loss is there. An activation's result that nothing read is put down as discarded."""
+        for index, name in self._pending.values():
+            self.layers[index].discarded = name
+        return self.layers
+
+    def _set(self, tensor: torch.Tensor, state: _State) -> None:
+        self._states[id(tensor)] = state
+        self._alive.append(tensor)
+
+    def saw(self, name: str, args: Any, kwargs: Any, out: Any) -> None:
+        """Follow one call."""
+        if name in _NO_VALUE:
+            return
+        known = [(t, s) for t in _tensors((args, kwargs)) if (s := self._states.get(id(t))) is not None]
+        for tensor, _ in known:
+            if (read := self._pending.pop(id(tensor), None)) is not None:
+                self.layers[read[0]].consumers.add(None)
+        if name in LAYERS:
+            self._raw += 1
+            if self._layer(name, args, kwargs, out) or self._mixed(name, args, kwargs, out):
+                return
+        if not known:
+            return
+        state = self._through(name, args, kwargs, [s for _, s in known])
+        outputs = list(_tensors(out))
+        if state.source is None:
+            for _, before in known:
+                if before.source is not None and not self._is_activation(name, before, outputs):
+                    self.layers[before.source].consumers.add(None)
+        if name == "__setitem__" or kwargs.get("inplace") or (name.endswith("_") and not name.endswith("__")):
+            outputs += [known[0][0], *([] if known[0][0]._base is None else [known[0][0]._base])]
+        for tensor in outputs:
+            self._set(tensor, state)
+
+    def _is_activation(self, name: str, before: _State, outputs: list[torch.Tensor]) -> bool:
+        """Whether this is an activation function: it reads the layer as it should, unless nothing reads its result."""
+        assert before.source is not None
+        if name not in _ACTIVATIONS or len(outputs) != 1 or id(outputs[0]) in self._states:
+            return False
+        self._pending[id(outputs[0])] = (before.source, name)
+        return True
+
+    def _through(self, name: str, args: Any, kwargs: Any, states: list[_State]) -> _State:
+        """The state of what a function that is no layer gives."""
+        has_layer, deep = any(s.has_layer for s in states), any(s.deep for s in states)
+        source = states[0].source if len(states) == 1 else None
+        if name in _LOOKUPS or name in _CATS or name in _SUMS:
+            return _State(source, has_layer, deep)
+        divides_by_it = "div" in name and args and id(args[0]) not in self._states
+        if len(states) == 1 and (name in _SHAPES or name in _MAPS or (name in _SCALINGS and not divides_by_it)):
+            return _State(source, has_layer, deep)
+        return _State(None, has_layer, deep or has_layer or _has_weights(args, kwargs))
+
+    def _layer(self, name: str, args: Any, kwargs: Any, out: Any) -> bool:
+        """Put down a call of a layer; False if it multiplies two things that both come from the data, or neither."""
+        data, weight = operands(name, args, kwargs)
+        if not (isinstance(data, torch.Tensor) and isinstance(weight, torch.Tensor) and isinstance(out, torch.Tensor)):
+            return False
+        state = self._states.get(id(data))
+        if state is None and not data.requires_grad:  # noise, or data that came in another way
+            state = _State(None, has_layer=False, deep=False)
+        if state is None or id(weight) in self._states or not (weight.requires_grad and weight.dim() > 1):
+            return False
+        base = weight if weight._base is None else weight._base
+        inputs, outputs, factored = _sizes(name, weight, args, kwargs)
+        self.layers.append(
+            Layer(
+                len(self.layers), self._raw, self.module, self._name(base), inputs, outputs, factored, id(base),
+                state.source, state.deep,
+            )
+        )  # fmt: skip
+        self._alive.append(base)
+        if state.source is not None:
+            self.layers[state.source].consumers.add(len(self.layers) - 1)
+        self._set(out, _State(len(self.layers) - 1, has_layer=True, deep=state.deep))
+        return True
+
+    def _name(self, weight: torch.Tensor) -> str:
+        """Where the weight is written: the module alone, if it is its `weight` or made from others."""
+        path, _, key = self._parameters.get(id(weight), "").rpartition(".")
+        if key in {"", "weight"}:
+            return self.module or path
+        return f"{path}.{key}" if path else key
+
+    def _mixed(self, name: str, args: Any, kwargs: Any, out: Any) -> bool:
+        """Whether this mixes the rows of a layer's output by a given matrix, as graph convolutions do: affine as well."""
+        matrix, data = operands(name, args, kwargs)
+        if not isinstance(matrix, torch.Tensor) or not isinstance(out, torch.Tensor) or matrix.requires_grad:
+            return False
+        mixes, state = self._states.get(id(matrix)), self._states.get(id(data))
+        if state is None or state.source is None or (mixes is not None and mixes.has_layer):
+            return False
+        self._set(out, state)
+        return True
+
+
+def operands(name: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """(data, weight) of a call of one of LAYERS."""
+    if name == "addmm":
+        return argument(args, kwargs, 1, "mat1"), argument(args, kwargs, 2, "mat2")
+    keys = ("input", "weight") if name == "linear" or "conv" in name else ("input", "other")
+    return argument(args, kwargs, 0, keys[0]), argument(args, kwargs, 1, keys[1])
+
+
+def _has_weights(args: Any, kwargs: Any) -> bool:
+    return any(isinstance(t, nn.Parameter) and t.dim() > 1 for t in _tensors((args, kwargs)))
+
+
+def _sizes(name: str, weight: torch.Tensor, args: Any, kwargs: Any) -> tuple[int, int, bool]:
+    """(fan-in, outputs, whether it is one factor by design) of a layer."""
+    shape = tuple(weight.shape)
+    if name == "linear":
+        return shape[1], shape[0], False
+    if "conv" not in name:
+        return shape[-2], shape[-1], False
+    transposed = "transpose" in name
+    groups = argument(args, kwargs, 6, "groups") or 1
+    factored = groups > 1 or len(set(shape[2:])) > 1
+    return (shape[0], shape[1] * groups, factored) if transposed else (weight[0].numel(), shape[0], factored)
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)

@@ -1,0 +1,120 @@
+"""The trial once more from another start: what a set-up would have done if one thing about it were different."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from stabcheck.check import Severity
+from stabcheck.reading import GROWN, Progress, progress
+from stabcheck.recording import Recording
+from stabcheck.trial.bench import Bench
+from stabcheck.trial.session import Session
+from stabcheck.userland import UserCodeError
+
+HELPED = 0.2
+"""Share of the way to the loss's floor that a changed set-up must come, where the unchanged one learnt nothing."""
+PATIENCE = 3
+"""Times the trial's steps in which the unchanged set-up must still have learnt nothing for a failure. Adam gets weights that are
+a thousand times too small going within as many; what only costs some steps is a warning."""
+
+Change = Callable[[Session], contextlib.AbstractContextManager[object] | None]
+
+
+def unchanged(session: Session) -> None:
+    """No change: the trial itself, for another number of steps."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a change brings about in a set-up that learns nothing."""
+
+    steps: int
+    own: Progress
+    other: Progress
+    severity: Severity
+    """Whether the unchanged one stays where it is (fail), or gets going in the end (warn)."""
+
+    @property
+    def facts(self) -> dict[str, float | int | None]:
+        """For the sentence and the evidence of a finding."""
+        own, other = self.own, self.other
+        return {
+            "steps": self.steps, "first": own.first, "last": own.last, "better": other.last, "progress": own.share,
+            "constant": own.constant if own.constant is not None else own.first, "better_progress": other.share,
+        }  # fmt: skip
+
+
+def compare(bench: Bench, change: Change) -> Comparison | None:
+    """The trial against the trial after `change`; None if that does not help, or cannot be tried.
+
+    Raises:
+        Skip: building the set-up again does not fit the budget.
+    """
+    recording = bench.recording
+    assert recording is not None
+    own, times = progress(recording), 1
+    other = trained(bench, change)
+    if other is None:
+        return None
+    longer = trained(bench, unchanged, times=PATIENCE)
+    severity: Severity = "fail" if longer is not None and longer.stalled else "warn"
+    if not _helped(recording, own, other):
+        if severity == "warn" or longer is None:
+            return None
+        own, times, other = longer, PATIENCE, trained(bench, change, times=PATIENCE)
+        if other is None or not _helped(recording, own, other):
+            return None
+    return Comparison(_steps(recording, times), own, other, severity)
+
+
+def _helped(recording: Recording, own: Progress, other: Progress) -> bool:
+    """Whether the changed one learns, or is no worse than a constant guess where the unchanged one is far above that."""
+    if own.constant is None or other.share is None:
+        return False
+    zero = recording.yardsticks.zero
+    reference = max(own.constant, own.constant if zero is None else zero)
+    return other.share >= HELPED or (reference > 0 and other.last <= reference and not own.last <= GROWN * reference)
+
+
+def _steps(recording: Recording, times: int) -> int:
+    """`times` the trial's, but no more than are planned: a schedule may end there."""
+    wanted = times * recording.planned
+    return max(recording.planned, min(wanted, recording.planned_steps or wanted))
+
+
+def trained(bench: Bench, change: Change, *, times: int = 1) -> Progress | None:
+    """How far `times` as many steps as the trial's come (no more than are planned), beginning with the same batches, after
+    `change` was made to a fresh session; what it returns is entered around the steps. None if they cannot be taken or do not
+    fit the budget.
+
+    Raises:
+        Skip: building the set-up again does not fit the budget.
+    """
+    recording = bench.recording
+    assert recording is not None
+    steps = _steps(recording, times)
+    session = bench.session()
+    losses: list[float] = []
+    try:
+        with change(session) or contextlib.nullcontext():
+            batches = session.train_batches()
+            while len(losses) < steps:
+                loss = session.step(next(batches)[1])
+                if loss is None or bench.remaining() < 0:
+                    return None
+                losses.append(loss)
+                if not math.isfinite(loss):  # it does not come back
+                    losses += [loss] * (steps - len(losses))
+    except UserCodeError:
+        return None
+    return progress(with_losses(recording, losses))
+
+
+def with_losses(recording: Recording, losses: Sequence[float]) -> Recording:
+    """The Recording as if its steps had had these losses."""
+    template = recording.steps[0]
+    steps = tuple(replace(template, index=index, loss=loss) for index, loss in enumerate(losses))
+    return replace(recording, steps=steps)
