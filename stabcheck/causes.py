@@ -16,186 +16,156 @@ from stabcheck.report import CheckResult, FindingResult, status_of
 
 @dataclass(frozen=True)
 class Explains:
-    """`cause` explains each of `effects` (codes, or prefixes of codes)."""
+    """Each of `causes` explains each of `effects` (codes, or prefixes of codes)."""
 
-    cause: str
+    causes: tuple[str, ...]
     effects: tuple[str, ...]
     why: str
 
 
-NO_FIT = ("SC0101", "SC0105")
-RAISED_LENGTH = 300
-"""Characters by which exceptions are compared: long ones are cut where they are published."""
-UNFIT = ("SC0101", "SC0103", "SC0105", "SC0106", "SC0108", "SC0109", "SC0110", "SC07", "SC08", "SC09")
-"""What a loss that asks for the wrong thing looks like from outside."""
-BAD_LOSS = ("SC0104", "SC0111", "SC0201", "SC0204", "SC0206")
-SPOILT_TRAINING = (
-    *(*NO_FIT, "SC0106", "SC0108", "SC0109", "SC0110", "SC0111"),
-    *("SC0201", "SC0203", "SC0204", "SC0206", "SC07", "SC08", "SC09"),
-)
-"""What may be seen wherever nothing, or only nonsense, is learnt."""
-SPOILT = ("SC0107", "SC0108", "SC0109", "SC0110", "SC07", "SC09")
-"""What is seen of a training that does not go as it is written."""
-WILD = ("SC0201", "SC0204", "SC08")
-TRAINS_BADLY = (
-    *(*NO_FIT, "SC0106", "SC0107", "SC0108", "SC0109", "SC0110", "SC0201", "SC0204", "SC0206"),
-    *("SC0111", "SC07", "SC08", "SC09", "SC11", "SC12", "SC13"),
-)
-"""What is said of a set-up whose steps are not those of its gradient."""
+NO_FIT = ("SC0101", "SC0103", "SC0105", "SC0106", "SC0110")
+"""One batch is not fitted, for whatever reason."""
+RATE = ("SC0108", "SC0109", "SC12")
+"""The rate looks wrong."""
+STILL = ("SC0107", "SC0207", "SC0704")
+"""Weights stay where they are."""
+BROKEN = ("SC0104", "SC0111", "SC0201", "SC0202", "SC0205", "SC0206", "SC0611")
+"""Gradients or losses that are missing or no numbers."""
+FADED = ("SC07", "SC09", "SC11")
+"""Layers without signal or gradient."""
+WILD = ("SC0203", "SC0204", "SC08")
+"""Gradients, activations or losses that grow."""
+TREND = ("SC13",)
+"""The loss does not do what losses do."""
+TRAINING = (*NO_FIT, *RATE, *STILL, *BROKEN, *FADED, *WILD, *TREND)
+"""All that a training shows which something else has spoilt."""
+
 EXPLAINS: tuple[Explains, ...] = (
+    # What is learnt from: nothing comes before the data.
     Explains(
-        "SC1701",
-        (*SPOILT_TRAINING, "SC0205", "SC0611"),
+        ("SC1701", "SC0205"),
+        (*TRAINING, "SC0102", "SC10", "SC15", "SC16", "SC18", "SC19", "SC20", "SC21", "SC22", "SC2405"),
         "NaN in a sample spoils everything that is trained or judged on it",
     ),
     Explains(
-        "SC1706",
-        (*NO_FIT, "SC0102", "SC0106", "SC0110", "SC0302", "SC0304", "SC0307", "SC07"),
+        ("SC1706", "SC1905"),
+        (*TRAINING, "SC0102", "SC0302", "SC0304", "SC0307", "SC14", "SC19", "SC1706", "SC1711"),
         "from equal inputs nothing can be told apart",
     ),
     Explains(
-        "SC1707",
-        (*NO_FIT, "SC0103", "SC0110", "SC07"),
-        "where one answer is always right the inputs do not matter",
-    ),
-    Explains("SC1705", ("SC0102", "SC0106", "SC0110", "SC07"), "labels of other inputs are noise"),
-    Explains("SC1711", ("SC0307", "SC07"), "labels of other inputs are noise"),
-    Explains("SC1708", SPOILT_TRAINING, "inputs of such a scale are why training fails"),
-    Explains("SC1709", SPOILT_TRAINING, "targets of such a scale are why training fails"),
-    Explains("SC1713", SPOILT_TRAINING, "the codes are numbers of a size that nothing else has"),
-    Explains(
-        "SC1704",
-        ("SC0204", "SC0703", "SC08", "SC0902", "SC0903"),
-        "batches of one kind pull the model from one constant guess to the next",
-    ),
-    Explains("SC1710", ("SC0611", "SC0613"), "what is validated is not what was trained on"),
-    Explains(
-        "SC0205",
-        ("SC01", "SC0201", "SC0206", "SC07", "SC08", "SC09"),
-        "NaN in a batch spoils everything that is trained on it",
-    ),
-    Explains("SC1601", UNFIT, "outputs squeezed before the loss cannot reach the targets, and pass little gradient on"),
-    Explains("SC1602", (*UNFIT, *BAD_LOSS), "a loss of scores where logarithms belong has no lower end"),
-    Explains("SC1603", UNFIT, "a loss that compares everything with everything is least at the mean"),
-    Explains("SC1604", (*UNFIT, *BAD_LOSS), "targets outside of the loss's range pull without end, or are refused"),
-    Explains("SC1606", (*UNFIT, *BAD_LOSS), "probabilities over another axis say nothing of the classes"),
-    Explains("SC1607", (*UNFIT, *BAD_LOSS), "what is pushed away from its targets fits nothing and grows without end"),
-    Explains("SC1609", (*UNFIT, "SC0102"), "without targets there is nothing to fit"),
-    Explains("SC1610", (*UNFIT, *BAD_LOSS), "a mean over nothing is NaN"),
-    Explains("SC1614", (*UNFIT, *BAD_LOSS), "the loss of what does not fit is infinite"),
-    Explains("SC1615", (*UNFIT, *BAD_LOSS), "a loss with its arguments exchanged fits something else"),
-    Explains(
-        "SC1002",
-        (*NO_FIT, "SC0201", "SC0204", "SC0206", "SC0108", "SC0110", "SC07", "SC08", "SC09", "SC11"),
-        "weights that start too large saturate or blow up what comes after",
+        ("SC1707",), (*TRAINING, "SC14", "SC1609", "SC19"), "where one answer is always right inputs do not matter"
     ),
     Explains(
-        "SC0206",
-        ("SC0105", "SC0111", "SC0201", "SC0110", "SC07", "SC08", "SC09"),
-        "a loss that is not a number trains nothing",
+        ("SC1705", "SC1711", "SC1712"),
+        (*TRAINING, "SC0102", "SC0307", "SC14", "SC19"),
+        "labels that belong to other inputs are noise",
     ),
-    Explains("SC1502", SPOILT, "without a gradient at the step nothing is learnt"),
-    Explains("SC1504", SPOILT, "without a step nothing is learnt"),
-    Explains("SC1506", SPOILT, "what no optimizer holds is not trained"),
-    Explains("SC1510", ("SC0202", *SPOILT), "without a gradient nothing is learnt"),
-    Explains("SC1513", SPOILT, "an update that is undone teaches nothing"),
-    Explains("SC2203", ("SC1501", *SPOILT, *WILD), "old gradients are part of each step within the window"),
-    Explains("SC1501", (*SPOILT, *WILD), "steps with old gradients go where no batch points"),
-    Explains("SC1505", SPOILT, "a layer that stays random spoils what is built on it"),
-    Explains("SC1507", (*SPOILT, *WILD), "each step is taken twice"),
-    Explains("SC1508", (*SPOILT, *WILD), "the clipping that was to bound the steps does not"),
-    Explains("SC1509", ("SC0203", *SPOILT), "the steps are shorter than meant by the scaler's factor"),
-    Explains("SC2201", SPOILT, "most of the data is thrown away"),
-    Explains("SC2202", (*SPOILT, *WILD), "the rate is another than the one written down"),
-    *(
-        Explains(code, TRAINS_BADLY, why)
-        for code, why in (
-            ("SC2401", "steps that climb the loss fit nothing and make it explode"),
-            ("SC2402", "a velocity that never forgets throws the weights away"),
-            ("SC2403", "a velocity that piles up throws the weights away"),
-            ("SC2404", "old gradients over new denominators make wild steps"),
-            ("SC2405", "steps that eps makes tiny move nothing"),
-            ("SC2406", "weights that decay to zero carry no signal"),
-            ("SC2407", "weights that grow at every step explode"),
-            ("SC2408", "nothing passes where everything is dropped"),
-        )
-    ),
-    *(
-        Explains(code, TRAINS_BADLY, why)
-        for code, why in (
-            ("SC2101", "steps many times too large throw the weights away"),
-            ("SC2102", "steps that are skipped train nothing"),
-            ("SC2103", "gradients that are flushed to zero train nothing"),
-            ("SC2104", "a gradient that points elsewhere trains nothing"),
-            ("SC2105", "updates that are rounded away train nothing"),
-            ("SC2106", "a division by zero turns the weights into NaN"),
-            ("SC2107", "inputs that wrapped around cannot be told apart"),
-            ("SC2108", "an overflow turns the loss into NaN"),
-        )
-    ),
-    Explains("SC0104", ("SC0202", "SC07", "SC09"), "without a graph nothing is trained"),
+    Explains(("SC1708", "SC1709", "SC1713"), (*TRAINING, "SC10"), "values of such a size drown what there is to learn"),
     Explains(
-        "SC0201",
-        (*NO_FIT, "SC0106", "SC0108", "SC0110", "SC07", "SC08", "SC09"),
-        "an infinite gradient turns the weights into NaN",
+        ("SC1704",), (*TRAINING, "SC14"), "batches of one kind pull the model from one constant guess to the next"
     ),
-    Explains("SC0203", ("SC0109", "SC0704"), "the clipping is what makes the steps so small"),
-    Explains("SC0107", ("SC07", "SC09"), "weights that are never updated learn nothing"),
+    Explains(("SC1710",), ("SC0611", "SC0613", "SC14"), "what is validated is not what was trained on"),
+    Explains(("SC1714",), ("SC20",), "a generator that starts anew gives the same numbers"),
+    # What is asked for: a loss that is wrong by itself.
     Explains(
-        "SC1001",
-        (*NO_FIT, "SC0110", "SC07", "SC0903"),
-        "a network of units that are all the same has the capacity of one",
+        ("SC1603", "SC1604", "SC1606", "SC1609", "SC1610", "SC1614", "SC1615"),
+        (*TRAINING, "SC0102", "SC10", "SC14", "SC19"),
+        "what such a loss is least at is not what was meant",
+    ),
+    Explains(("SC1601", "SC1602", "SC1607"), (*TRAINING, "SC10", "SC14"), "such a loss has another minimum, or none"),
+    Explains(("SC1102",), ("SC18", *TRAINING), "weights that are shared out over samples or heads mix them"),
+    Explains(("SC1803",), ("SC1612",), "a model that sees the next token copies it"),
+    Explains(
+        ("SC1901", "SC1902", "SC1801"),
+        (*TRAINING, "SC0102", "SC14", "SC19"),
+        "what does not reach the output, or reaches another sample's, cannot be learnt from",
+    ),
+    # How it is trained: steps that are not those of the gradient.
+    Explains(("SC2203",), ("SC1501", *TRAINING), "old gradients are part of each step within the window"),
+    Explains(
+        ("SC1501", "SC1502", "SC1504", "SC1506", "SC1507", "SC1510", "SC1513"),
+        (*TRAINING, "SC2105", "SC24"),
+        "such steps do not go where the loss falls",
+    ),
+    Explains(("SC1505",), (*TRAINING, "SC10"), "a layer that stays random spoils what is built on it"),
+    Explains(("SC1508", "SC1509"), (*TRAINING, "SC2101"), "steps that are clipped elsewhere are of another size"),
+    Explains(("SC2201", "SC2202"), TRAINING, "most of the data is thrown away, or the rate is another"),
+    Explains(
+        ("SC2101", "SC2102", "SC2103", "SC2104", "SC2105", "SC2106", "SC2107", "SC2108"),
+        (*TRAINING, "SC2405"),
+        "numbers that are lost in rounding, or overflow, train nothing",
     ),
     Explains(
-        "SC1003", (*NO_FIT, "SC0109", "SC0110", "SC07", "SC09"), "weights that start too small let no signal through"
+        ("SC2401", "SC2402", "SC2403", "SC2404", "SC2405", "SC2406", "SC2407", "SC2408"),
+        TRAINING,
+        "with such options the steps do not follow the gradient",
     ),
-    Explains("SC0207", (*NO_FIT, "SC0110", "SC07", "SC09"), "layers that start at zero and stay there pass no signal"),
-    Explains("SC0801", ("SC0105", "SC0108", "SC0110", "SC0204", "SC07", "SC09"), "after an overflow nothing is learnt"),
+    # What is trained: a network that starts, or is built, so that it cannot learn.
+    Explains(("SC0104",), ("SC0202", "SC0107", "SC07", "SC09", "SC12"), "without a graph nothing is trained"),
     Explains(
-        "SC0802", ("SC0108", "SC0110", "SC0204", "SC07"), "a loss that diverges fits nothing and kills the signal"
+        ("SC1001",), (*NO_FIT, *RATE, "SC07", "SC0903", "SC11"), "units that are all the same have the capacity of one"
+    ),
+    Explains(("SC1002",), TRAINING, "weights that start too large saturate or blow up what comes after"),
+    Explains(("SC1003",), TRAINING, "weights that start too small let no signal through"),
+    Explains(("SC1101", "SC1103"), TRAINING, "nothing passes where everything is saturated or masked"),
+    Explains(("SC0206",), (*TRAINING, "SC10"), "a loss that is not a number trains nothing"),
+    Explains(("SC0201",), (*NO_FIT, *RATE, *FADED, "SC08", "SC13"), "an infinite gradient turns the weights into NaN"),
+    Explains(("SC0207",), (*NO_FIT, *RATE, *FADED), "layers that start at zero and stay there pass no signal"),
+    Explains(
+        ("SC2301", "SC2302", "SC2303"), (*NO_FIT, "SC0703"), "a network without a bend fits what a single layer fits"
+    ),
+    # How fast.
+    Explains(("SC0107",), (*NO_FIT, *RATE, *FADED, "SC13"), "weights that are never updated learn nothing"),
+    Explains(("SC0203",), (*RATE, "SC0704", "SC13"), "the clipping is what makes the steps so small"),
+    Explains(
+        ("SC0803", "SC0801"),
+        ("SC0105", *RATE, "SC0110", "SC0204", *FADED, "SC13"),
+        "activations and gradients of such a size drown what comes after",
     ),
     Explains(
-        "SC0803",
-        ("SC0108", "SC0110", "SC0204", "SC07", "SC09"),
-        "activations that start too large drown what comes after",
+        ("SC0504", "SC0505", "SC0508", "SC0510", "SC0514"),
+        ("SC0107", *RATE, "SC0110", "SC0704", "SC13"),
+        "the rate is not what was meant",
     ),
-    Explains("SC0510", ("SC0107", "SC0109", "SC0704"), "the rate is many times smaller than what was meant"),
-    Explains("SC0508", ("SC0109", "SC0704"), "the rate never gets to where it was meant to be"),
-    Explains("SC0514", ("SC0107", "SC0109", "SC0704"), "at rate zero nothing moves"),
-    Explains("SC0109", ("SC0704",), "at this rate nothing can have been learnt yet"),
-    *(
-        Explains(code, (*NO_FIT, "SC0102", "SC0106", "SC0110", "SC0111", "SC0206", "SC07", "SC09"), why)
-        for code, why in (
-            ("SC1901", "what never reaches the output cannot be learnt from"),
-            ("SC1902", "with the padding in place of the content there is nothing to learn from"),
-            ("SC1905", "inputs that are all alike fit no targets that differ"),
-            ("SC1801", "samples that are mixed up cannot be told apart"),
-        )
+    Explains(
+        ("SC0901", "SC0701", "SC0702"),
+        (*NO_FIT, *RATE, "SC0703", "SC0705", "SC0903", "SC11", "SC13"),
+        "layers without signal or gradient cannot fit anything",
     ),
-    Explains("SC0901", (*NO_FIT, "SC0110", "SC07"), "a layer that never fires passes neither signal nor gradient"),
-    Explains("SC0902", ("SC07", "SC0108", "SC0110"), "the dead layer is why the signal was lost"),
-    Explains("SC0701", (*NO_FIT, "SC0110", "SC0903"), "layers without a gradient cannot fit anything"),
-    Explains("SC0702", (*NO_FIT, "SC0110", "SC0903"), "an output that ignores the input cannot fit anything"),
-    Explains("SC0101", ("SC0705",), "inputs without effect give the same output for every input"),
+    Explains(("SC0901",), ("SC07",), "a layer that never fires passes neither signal nor gradient"),
+    Explains(
+        ("SC1201",),
+        ("SC0105", "SC0108", "SC0110", "SC0204", "SC0703", "SC0704", "SC0802", "SC0902", "SC0903", "SC11", "SC13"),
+        "the same training at a lower rate does not show it",
+    ),
+    Explains(
+        ("SC0802",),
+        ("SC0108", "SC0110", "SC0204", "SC07", "SC11", "SC13"),
+        "a loss that diverges fits nothing and kills the signal",
+    ),
+    Explains(
+        ("SC1202",), ("SC0109", "SC0110", "SC07", "SC0903", "SC13"), "at this rate nothing can have been learnt yet"
+    ),
+    Explains(("SC0109",), ("SC0704", "SC13"), "at this rate nothing can have been learnt yet"),
+    Explains(("SC0902",), ("SC07", "SC0108", "SC0110", "SC11", "SC13"), "the dead layer is why the signal was lost"),
+    Explains(("SC0101",), ("SC0705",), "inputs without effect give the same output for every input"),
 )
-"""Earlier lines win. A cause counts only if it is a failure itself and does not follow from another."""
+"""Earlier lines win, and within a line earlier causes. A cause counts only if it is a failure itself and does not follow
+from another."""
+
+RAISED_LENGTH = 300
+"""Characters by which exceptions are compared: long ones are cut where they are published."""
 
 
 def fold(results: Sequence[CheckResult]) -> tuple[CheckResult, ...]:
     """The results with consequences marked by `follows_from`, in the same order."""
     failed = {f.code for r in results for f in r.findings if f.severity == "fail"}
+    found = {f.code for r in results for f in r.findings}
     owner: dict[str, str] = {}
-    for line in EXPLAINS:
-        if line.cause not in failed or line.cause in owner:
-            continue
-        for code in {f.code for r in results for f in r.findings}:
-            if (
-                code != line.cause
-                and code not in owner
-                and code not in owner.values()
-                and code.startswith(line.effects)
-            ):
-                owner[code] = line.cause
+    for cause, effects in ((cause, line.effects) for line in EXPLAINS for cause in line.causes):
+        if cause in failed and cause not in owner:
+            free = found - {cause, *owner, *owner.values()}
+            owner.update({code: cause for code in free if code.startswith(effects)})
     return tuple(_excused(_marked(result, owner), results) for result in results)
 
 
