@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 EXPECTED = {
     "healthy": {},
-    "rate_of_sgd": {"exploding-gradients": ["SC0802"]},
+    "rate_of_sgd": {"learning-rate": ["SC1201"]},
     "warmup_longer_than_run": {"lr-schedule": ["SC0508"]},
     "resumes_without_optimizer": {"checkpoint-resume": ["SC0403"]},
 }

@@ -15,6 +15,7 @@ EXPECTED = {
     "sigmoid_stack": {"vanishing-gradients": ["SC0701"]},
     "prior_in_every_bias": {"dying-relu": ["SC0901"]},
     "oversampled_before_split": {"clean-split": ["SC0302"]},
+    "rate_of_a_fine_tuning": {"learning-rate": ["SC1202"]},
 }
 
 
@@ -29,7 +30,7 @@ def mlp(hidden=3, activation=nn.ReLU, bias=0.0):
     return nn.Sequential(*layers, nn.Dropout(0.2), nn.Linear(64, 1), nn.Flatten(0))
 
 
-def run(model, rows=None):
+def run(model, rows=None, lr=0.02):
     features, malignant = cancer()
     rows = torch.arange(len(features)) if rows is None else rows
     rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
@@ -40,7 +41,7 @@ def run(model, rows=None):
         "train_loader": DataLoader(TensorDataset(features[train], malignant[train]), batch_size=32, shuffle=True),
         "val_loader": DataLoader(TensorDataset(features[val], malignant[val]), batch_size=128),
         "loss_fn": nn.BCEWithLogitsLoss(),
-        "optimizer": torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-3),
+        "optimizer": torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=1e-3),
         "max_epochs": 20,
     }
 
@@ -61,3 +62,7 @@ def oversampled_before_split():
     _, malignant = cancer()
     rare = malignant.nonzero().flatten()
     return run(mlp(), torch.cat([torch.arange(len(malignant)), rare]))  # copies of one row land on both sides
+
+
+def rate_of_a_fine_tuning():
+    return run(mlp(), lr=1e-6)  # copied with the rest of the settings from a run that polished a trained model

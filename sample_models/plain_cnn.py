@@ -9,7 +9,7 @@ from stabcheck import TrainingSetup
 
 EXPECTED = {
     "healthy": {},
-    "killed_by_rate": {"dying-relu": ["SC0902"]},
+    "killed_by_rate": {"learning-rate": ["SC1201"]},
 }
 
 

@@ -26,39 +26,51 @@ NO_FIT = ("SC0101", "SC0105")
 EXPLAINS: tuple[Explains, ...] = (
     Explains(
         "SC0205",
-        ("SC01", "SC0201", "SC0206", "SC07", "SC08", "SC09"),
+        ("SC01", "SC0201", "SC0206", "SC07", "SC08", "SC09", "SC12"),
         "NaN in a batch spoils everything that is trained on it",
     ),
     Explains(
         "SC0206",
-        ("SC0105", "SC0111", "SC0201", "SC0110", "SC07", "SC08", "SC09"),
+        ("SC0105", "SC0111", "SC0201", "SC0110", "SC07", "SC08", "SC09", "SC12"),
         "a loss that is not a number trains nothing",
     ),
-    Explains("SC0104", ("SC0202", "SC07", "SC09"), "without a graph nothing is trained"),
+    Explains("SC0104", ("SC0202", "SC07", "SC09", "SC12"), "without a graph nothing is trained"),
     Explains(
         "SC0201",
-        (*NO_FIT, "SC0106", "SC0108", "SC0110", "SC07", "SC08", "SC09"),
+        (*NO_FIT, "SC0106", "SC0108", "SC0110", "SC07", "SC08", "SC09", "SC1201"),
         "an infinite gradient turns the weights into NaN",
     ),
-    Explains("SC0203", ("SC0109", "SC0704"), "the clipping is what makes the steps so small"),
-    Explains("SC0107", ("SC07", "SC09"), "weights that are never updated learn nothing"),
-    Explains("SC0801", ("SC0105", "SC0108", "SC0110", "SC0204", "SC07", "SC09"), "after an overflow nothing is learnt"),
+    Explains("SC0203", ("SC0109", "SC0704", "SC1202"), "the clipping is what makes the steps so small"),
+    Explains("SC0107", ("SC07", "SC09", "SC12"), "weights that are never updated learn nothing"),
+    Explains(
+        "SC0803",
+        ("SC0108", "SC0110", "SC0204", "SC07", "SC09", "SC1201"),
+        "activations that start too large drown what comes after",
+    ),
+    Explains(
+        "SC0801",
+        ("SC0105", "SC0108", "SC0110", "SC0204", "SC07", "SC09", "SC1201"),
+        "after an overflow nothing is learnt",
+    ),
+    Explains(
+        "SC1201",
+        ("SC0105", "SC0108", "SC0110", "SC0204", "SC0703", "SC0704", "SC0802", "SC0902", "SC0903"),
+        "the same training at a lower rate does not show it",
+    ),
     Explains(
         "SC0802", ("SC0108", "SC0110", "SC0204", "SC07"), "a loss that diverges fits nothing and kills the signal"
     ),
-    Explains(
-        "SC0803",
-        ("SC0108", "SC0110", "SC0204", "SC07", "SC09"),
-        "activations that start too large drown what comes after",
-    ),
-    Explains("SC0510", ("SC0107", "SC0109", "SC0704"), "the rate is many times smaller than what was meant"),
-    Explains("SC0508", ("SC0109", "SC0704"), "the rate never gets to where it was meant to be"),
-    Explains("SC0514", ("SC0107", "SC0109", "SC0704"), "at rate zero nothing moves"),
+    Explains("SC0510", ("SC0107", "SC0109", "SC0704", "SC1202"), "the rate is many times smaller than what was meant"),
+    Explains("SC0508", ("SC0109", "SC0704", "SC1202"), "the rate never gets to where it was meant to be"),
+    Explains("SC0514", ("SC0107", "SC0109", "SC0704", "SC1202"), "at rate zero nothing moves"),
+    Explains("SC1202", ("SC0109", "SC07", "SC0903"), "at this rate nothing can have been learnt yet"),
     Explains("SC0109", ("SC0704",), "at this rate nothing can have been learnt yet"),
-    Explains("SC0901", (*NO_FIT, "SC0110", "SC07"), "a layer that never fires passes neither signal nor gradient"),
+    Explains(
+        "SC0901", (*NO_FIT, "SC0110", "SC07", "SC1201"), "a layer that never fires passes neither signal nor gradient"
+    ),
     Explains("SC0902", ("SC07", "SC0108", "SC0110"), "the dead layer is why the signal was lost"),
-    Explains("SC0701", (*NO_FIT, "SC0110", "SC0903"), "layers without a gradient cannot fit anything"),
-    Explains("SC0702", (*NO_FIT, "SC0110", "SC0903"), "an output that ignores the input cannot fit anything"),
+    Explains("SC0701", (*NO_FIT, "SC0110", "SC0903", "SC1201"), "layers without a gradient cannot fit anything"),
+    Explains("SC0702", (*NO_FIT, "SC0110", "SC0903", "SC1201"), "an output that ignores the input cannot fit anything"),
     Explains("SC0101", ("SC0705",), "inputs without effect give the same output for every input"),
 )
 """Earlier lines win. A cause counts only if it is a failure itself and does not follow from another."""

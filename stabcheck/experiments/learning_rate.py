@@ -34,20 +34,25 @@ if TYPE_CHECKING:
 LONG = 160
 """Steps at the planned rate before it is called too high, or the planned steps if they are fewer: a healthy fine-tuning with a fast
 head had got nowhere in 40 steps, where a tenth of its rate did much better, and was as good in 160."""
-REPEATS = 3
-"""Starts and batch orders that must agree."""
+REPEATS, REPEATS_LOW = 3, 2
+"""Starts and batch orders that must agree that a rate is too high, or too low, where nothing is left to chance."""
 LEARNT = 0.3
 """Share of the way from the best constant guess to the floor that a lower rate must cover."""
+WORSE = 0.02
+"""Share of the way by which a paired training must be behind to be worse."""
 DOWNWARDS = (0.1, 0.01, 1e-3, 1e-4, 1e-5, 1e-6)
 BAD_START = 10.0
 """Times the levels of a constant and of an all-zero prediction: a first loss above it is a fault of the start, not of the rate."""
 SEARCH_AT = (1, 6, 12)
 """Steps with a line search; the last ones see the sharpening that sets in within the first ten."""
 SHORT = 13
-SECONDS = 20.0
+SECONDS = 30.0
 """At most so long, or this share of what is left of the budget:"""
 PART = 0.25
 
+HARMLESS = 1e-3
+"""Largest relative update of a weight matrix in the trial that cannot have done harm, unless the loss says that it has: below
+the smallest that made a difference in the good trainings."""
 SMALL_UPDATE = 0.01
 """Largest relative update of a weight matrix in the trial above which no rate is called too low: 71 % of the trainings whose
 rate was too low are below, 4 % of the others."""
@@ -69,8 +74,8 @@ TOO_HIGH = Rule(
     "SC1201",
     "rate-too-high",
     "fail",
-    "learning rate {rate:.3g} is more than this set-up bears: from {repeats} starts the loss is {finals} after {long} steps (best "
-    "constant guess {constant:.3g}); at {better:.2g}, on the same batches, it is {good:.3g} after {short}{momentum}",
+    "learning rate {rate:.3g} is more than this set-up bears: from {repeats} starts the loss is {finals} after {long} steps "
+    "({level} {constant:.3g}); at {better:.2g}, on the same batches, it is {good:.3g} after {short}{momentum}",
     "lower the learning rate to about {better:.2g}{remedy}",
 )
 TOO_LOW = Rule(
@@ -137,20 +142,17 @@ class _Case:
     def too_high(self, margin: float | None) -> Finding | None:
         """Training at the planned rate gets nowhere or is lost, and at a lower one it is not."""
         pairs, recording = self.pairs, self.recording
-        base, momentum = pairs.losses(1.0), self._momentum()
-        large = (largest_update(recording) or 0.0) > LARGE_UPDATE or (margin or 0.0) > 1 or momentum > MOST_MOMENTUM
+        base, momentum, update = pairs.losses(1.0), self._momentum(), largest_update(recording)
+        large = (update or 0.0) > LARGE_UPDATE or (margin or 0.0) > 1 or momentum > MOST_MOMENTUM
+        if update is not None and update < HARMLESS and not pairs.scale.is_lost(pairs.end(base)):
+            return None
         if pairs.scale.share(pairs.scale.first) < -BAD_START or not (pairs.is_bad(base) or large):
             return None
         if not pairs.affords(2 * pairs.steps):
             self.not_checked.append(NotChecked("whether a lower rate does better", "it does not fit the budget"))
             return None
         lost = pairs.is_bad(base) and pairs.scale.is_lost(pairs.end(base))
-        tried = (
-            f
-            for f in (DOWNWARDS if lost else DOWNWARDS[:3])
-            if pairs.is_good(pairs.losses(f), LEARNT, beside_lost=lost)
-        )
-        better = next(tried, None)
+        better = self._lower(base, lost=lost)
         # The shortened warm-up is the harder one: a tenth of the peak must have been too much as well.
         if better is None or (pairs.plan.ramp and better == DOWNWARDS[0]):
             return None
@@ -159,26 +161,45 @@ class _Case:
             long = self._lasting(repeat, lost=lost)
             if long is None or (repeat and not pairs.is_good(pairs.losses(better, repeat), LEARNT, beside_lost=lost)):
                 return None
-            finals.append(pairs.end(long))
+            last = pairs.end(long)
+            finals.append(f"{last:.3g}" if math.isfinite(last) else "infinite")
         times = 1 / (1 - momentum) if momentum < 1 else math.inf
         return TOO_HIGH.at(
             None, rate=self.rate, better=self.rate * better, good=pairs.end(pairs.losses(better)), short=pairs.steps,
-            long=len(long), finals=", ".join(f"{v:.3g}" for v in finals), constant=pairs.scale.height, repeats=REPEATS,
+            long=len(long), finals=", ".join(finals), constant=pairs.scale.height,
+            level="best constant guess" if pairs.scale.is_known else "at the start", repeats=REPEATS,
             momentum=f"; momentum {momentum:g} makes it act like {self.rate * times:.3g}" if momentum > 0.95 else "",
             remedy=f", or the momentum to 0.9 (a rate acts {times:.3g} times as long)" if momentum > 0.95 else "",
         )  # fmt: skip
 
+    def _lower(self, base: tuple[float, ...], *, lost: bool) -> float | None:
+        """The factor below 1 at which training gets furthest, before it gets slower again; None if it gets nowhere."""
+        pairs = self.pairs
+        best, reached = None, pairs.scale.share(pairs.end(base))
+        for factor in DOWNWARDS if lost else DOWNWARDS[:3]:
+            if not pairs.affords(pairs.steps):
+                break
+            losses = pairs.losses(factor)
+            share = pairs.scale.share(pairs.end(losses))
+            if share < reached - WORSE and (best or not lost):
+                break
+            if pairs.is_good(losses, LEARNT, beside_lost=lost):
+                best = factor
+            reached = max(share, reached)
+        return best
+
     def _lasting(self, repeat: int, *, lost: bool) -> tuple[float, ...] | None:
         """The losses at the planned rate from one start, if it does not get anywhere in a longer run either."""
         pairs, planned = self.pairs, self.recording.planned_steps
-        if lost:
-            losses = pairs.losses(1.0, repeat)
-            return losses if pairs.scale.is_lost(pairs.end(losses)) else None
         steps = LONG * self.recording.accumulate_steps
         steps = max(pairs.steps, min(steps, planned or steps))
+        losses = pairs.losses(1.0, repeat) if lost else ()
+        # A loss that has left every bound stays out there, or comes back within the first longer run.
+        if lost and (repeat or not math.isfinite(pairs.end(losses)) or not pairs.affords(steps)):
+            return losses if pairs.scale.is_lost(pairs.end(losses)) else None
         if not pairs.affords(steps):
             self.not_checked.append(
-                NotChecked("whether the rate is too high for more steps", "it does not fit the budget")
+                NotChecked("whether more steps at this rate get somewhere", "it does not fit the budget")
             )
             return None
         done = pairs.probe(1.0, steps, repeat)
@@ -205,22 +226,21 @@ class _Case:
         base = pairs.end(pairs.losses(1.0))
         scale = pairs.scale
         floor = scale.floor
-        if whole < 1 or better < TIMES_TOO_LOW * whole or scale.share(base) > ALREADY_GOOD or not base > floor:
+        if whole < 1 or scale.share(base) > ALREADY_GOOD or not base > floor:
             return None
 
         def gain(factor: float, repeat: int) -> float:
             untrained = pairs.end(pairs.losses(1.0, repeat))
             return (untrained - pairs.end(pairs.losses(factor, repeat))) / (untrained - floor)
 
-        if not pairs.affords(8 * pairs.steps):
+        if not pairs.affords(6 * pairs.steps):
             self.not_checked.append(NotChecked("whether the rate is too low for the run", "it does not fit the budget"))
             return None
-        rungs = [f for f in (better / 10, better, better * 10) if f >= TIMES_TOO_LOW * whole]
-        repeats = range(REPEATS)
+        rungs = [f for f in (better, better * 10, better * 100) if f >= TIMES_TOO_LOW * whole]
+        repeats = range(REPEATS_LOW)
         found = next((f for f in rungs if all(gain(f, repeat) >= GROUND for repeat in repeats)), None)
         if found is None or any(gain(whole, repeat) > NO_GROUND for repeat in repeats):
             return None
         return TOO_LOW.at(
             None, rate=self.rate, planned=planned, short=pairs.steps, whole=self.rate * whole, better=self.rate * found,
-            first=base, last=pairs.end(pairs.losses(whole)), good=pairs.end(pairs.losses(found)), repeats=REPEATS,
-        )  # fmt: skip
+            first=base, last=pairs.end(pairs.losses(whole)), good=pairs.end(pairs.losses(found)),         )  # fmt: skip

@@ -90,8 +90,8 @@ class EdgeSearch:
             is_between = lower > 0 and upper < math.inf
             outwards = multiple * STRIDE if lower else multiple / STRIDE
             multiple = math.sqrt(lower * upper) if is_between else outwards
-        if not lower and upper < math.inf:
-            return upper
+        if not lower:  # noise of the batch, or what the momentum carries along: no way down at all
+            return None
         return math.sqrt(lower * upper) if upper < math.inf else lower
 
     def _loss_at(self, multiple: float, moves: list[Any], both: list[Any]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 
 from stabcheck import stats
@@ -91,9 +92,10 @@ class Pairs:
         key = (factor, repeat, steps)
         if key not in self._made:
             self.bench.tell(None, f"a short training at {factor:g} times your learning rate")
+            started = time.monotonic()
             made = run_probe(self.bench, self.plan, factor, steps, repeat=repeat, search_at=search_at)
             self._seconds_per_step = max(self._seconds_per_step, made.seconds_per_step)
-            self.seconds -= made.seconds_per_step * len(made.losses) + self.bench.load_seconds
+            self.seconds -= time.monotonic() - started
             self._made[key] = made
         return self._made[key]
 
@@ -111,12 +113,10 @@ class Pairs:
         return self.scale.is_lost(last) or (self.scale.is_known and self.scale.share(last) < STALLED)
 
     def is_good(self, losses: Sequence[float], learnt: float, *, beside_lost: bool) -> bool:
-        """Whether a training covered the share `learnt` of the way; beside one that is lost it is enough to get below the
-        constant guess, and half as far as that from a start above it."""
+        """Whether a training covered the share `learnt` of the way; beside one that is lost it is enough to come half as far
+        from the first loss."""
         last, scale = self.end(losses), self.scale
-        if len(losses) < self.steps or not math.isfinite(last):
+        if len(losses) < self.steps or scale.is_lost(last):
             return False
-        if scale.is_known and scale.share(last) >= learnt:
-            return True
         fallen = (scale.first - last) / max(scale.first - scale.floor, 1e-30)
-        return beside_lost and last <= scale.height and fallen >= learnt / 2
+        return (scale.is_known and scale.share(last) >= learnt) or (beside_lost and fallen >= learnt / 2)
