@@ -11,6 +11,7 @@ from stabcheck.check import Check
 from stabcheck.diagnoses.dying_relu import CHECK as DYING_RELU
 from stabcheck.diagnoses.exploding_gradients import CHECK as EXPLODING_GRADIENTS
 from stabcheck.diagnoses.gradient_norms import CHECK as GRADIENT_NORMS
+from stabcheck.diagnoses.loss_trend import CHECK as LOSS_TREND
 from stabcheck.diagnoses.vanishing_gradients import CHECK as VANISHING_GRADIENTS
 from stabcheck.experiments.checkpoint_resume import CHECK as CHECKPOINT_RESUME
 from stabcheck.experiments.clean_split import CHECK as CLEAN_SPLIT
@@ -30,6 +31,7 @@ CATALOG: tuple[Check, ...] = (
     EXPLODING_GRADIENTS,
     DYING_RELU,
     LEARNING_RATE,
+    LOSS_TREND,
 )
 
 RETIRED: dict[str, str] = {}

@@ -156,17 +156,17 @@ class _Case:
         # The shortened warm-up is the harder one: a tenth of the peak must have been too much as well.
         if better is None or (pairs.plan.ramp and better == DOWNWARDS[0]):
             return None
-        finals = []
+        finals, steps = [], 0
         for repeat in range(REPEATS):
             long = self._lasting(repeat, lost=lost)
             if long is None or (repeat and not pairs.is_good(pairs.losses(better, repeat), LEARNT, beside_lost=lost)):
                 return None
-            last = pairs.end(long)
+            last, steps = pairs.end(long), max(steps, len(long))
             finals.append(f"{last:.3g}" if math.isfinite(last) else "infinite")
         times = 1 / (1 - momentum) if momentum < 1 else math.inf
         return TOO_HIGH.at(
             None, rate=self.rate, better=self.rate * better, good=pairs.end(pairs.losses(better)), short=pairs.steps,
-            long=len(long), finals=", ".join(finals), constant=pairs.scale.height,
+            long=steps, finals=", ".join(finals), constant=pairs.scale.height,
             level="best constant guess" if pairs.scale.is_known else "at the start", repeats=REPEATS,
             momentum=f"; momentum {momentum:g} makes it act like {self.rate * times:.3g}" if momentum > 0.95 else "",
             remedy=f", or the momentum to 0.9 (a rate acts {times:.3g} times as long)" if momentum > 0.95 else "",

@@ -66,9 +66,9 @@ class Pairs:
 
     @staticmethod
     def end(losses: Sequence[float], count: int = TAIL) -> float:
-        """Mean of the last losses; infinite if one of them is not a number."""
+        """Median of the last losses, which a batch far off does not move; infinite if one of them is not a number."""
         last = losses[-count:]
-        return stats.mean(last) if last and all(map(math.isfinite, last)) else math.inf
+        return stats.median(last) if last and all(map(math.isfinite, last)) else math.inf
 
     def affords(self, calls: int) -> bool:
         """Whether so many more calls of the step fit the time."""
