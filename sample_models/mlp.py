@@ -15,6 +15,7 @@ EXPECTED = {
     "sigmoid_stack": {"vanishing-gradients": ["SC0701"]},
     "prior_in_every_bias": {"dying-relu": ["SC0901"]},
     "oversampled_before_split": {"clean-split": ["SC0302"]},
+    "validates_on_a_dozen": {"overfitting": ["SC1401"]},
     "rate_of_a_fine_tuning": {"learning-rate": ["SC1202"]},
 }
 
@@ -62,6 +63,21 @@ def oversampled_before_split():
     _, malignant = cancer()
     rare = malignant.nonzero().flatten()
     return run(mlp(), torch.cat([torch.arange(len(malignant)), rare]))  # copies of one row land on both sides
+
+
+def validates_on_a_dozen():
+    features, malignant = cancer()
+    rows = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))
+    features = (features - features[rows[12:]].mean(0)) / features[rows[12:]].std(0)
+    val = TensorDataset(
+        features[rows[:12]], malignant[rows[:12]]
+    )  # "a dozen will do", and a lucky epoch becomes the best model
+    train = TensorDataset(features[rows[12:]], malignant[rows[12:]])
+    return {
+        **run(mlp()),
+        "train_loader": DataLoader(train, batch_size=32, shuffle=True),
+        "val_loader": DataLoader(val, batch_size=12),
+    }
 
 
 def rate_of_a_fine_tuning():

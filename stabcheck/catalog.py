@@ -19,6 +19,7 @@ from stabcheck.experiments.eval_mode import CHECK as EVAL_MODE
 from stabcheck.experiments.learning_rate import CHECK as LEARNING_RATE
 from stabcheck.experiments.lr_schedule import CHECK as LR_SCHEDULE
 from stabcheck.experiments.one_batch_overfit import CHECK as ONE_BATCH_OVERFIT
+from stabcheck.experiments.overfitting import CHECK as OVERFITTING
 
 CATALOG: tuple[Check, ...] = (
     ONE_BATCH_OVERFIT,
@@ -32,6 +33,7 @@ CATALOG: tuple[Check, ...] = (
     DYING_RELU,
     LEARNING_RATE,
     LOSS_TREND,
+    OVERFITTING,
 )
 
 RETIRED: dict[str, str] = {}
