@@ -154,7 +154,8 @@ class _Case:
         lost = pairs.is_bad(base) and pairs.scale.is_lost(pairs.end(base))
         better = self._lower(base, lost=lost)
         # The shortened warm-up is the harder one: a tenth of the peak must have been too much as well.
-        if better is None or (pairs.plan.ramp and better == DOWNWARDS[0]):
+        tenth = pairs.plan.ramp and pairs.is_good(pairs.losses(DOWNWARDS[0]), LEARNT, beside_lost=lost)
+        if better is None or tenth:
             return None
         finals, steps = [], 0
         for repeat in range(REPEATS):
@@ -191,12 +192,10 @@ class _Case:
     def _lasting(self, repeat: int, *, lost: bool) -> tuple[float, ...] | None:
         """The losses at the planned rate from one start, if it does not get anywhere in a longer run either."""
         pairs, planned = self.pairs, self.recording.planned_steps
-        steps = LONG * self.recording.accumulate_steps
-        steps = max(pairs.steps, min(steps, planned or steps))
-        losses = pairs.losses(1.0, repeat) if lost else ()
-        # A loss that has left every bound stays out there, or comes back within the first longer run.
-        if lost and (repeat or not math.isfinite(pairs.end(losses)) or not pairs.affords(steps)):
+        if lost:
+            losses = pairs.losses(1.0, repeat)
             return losses if pairs.scale.is_lost(pairs.end(losses)) else None
+        steps = max(pairs.steps, min(LONG, planned or LONG) * self.recording.accumulate_steps)
         if not pairs.affords(steps):
             self.not_checked.append(
                 NotChecked("whether more steps at this rate get somewhere", "it does not fit the budget")

@@ -62,6 +62,7 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     train, val = extent(session, "train_loader"), extent(session, "val_loader")
     width = 0.98 / math.sqrt(val.samples) if val.samples else math.inf
     targets, many = _targets(session, train)
+    targets = targets if train.exact else None
     trained = sum(p.numel() for p in session.model.parameters() if p.requires_grad)
     measured = {
         "training_samples": train.samples,

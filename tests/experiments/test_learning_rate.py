@@ -150,3 +150,16 @@ def test_a_step_without_loss_is_a_skip(make_bench: MakeBench) -> None:
 
     with pytest.raises(Skip, match="loss"):
         judged(make_bench, setup)
+
+
+def test_a_scheduler_that_raises_is_left_to_its_own_check(make_bench: MakeBench) -> None:
+    def setup() -> dict[str, Any]:
+        parts = classifier()()
+
+        def factor(step: int) -> float:
+            return 1.0 if step < 45 else 1 / 0
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(parts["optimizer"], factor)
+        return {**parts, "scheduler": schedule, "scheduler_interval": "step"}
+
+    assert not judged(make_bench, setup).findings

@@ -7,11 +7,13 @@ import time
 from collections.abc import Sequence
 
 from stabcheck import stats
+from stabcheck.check import Skip
 from stabcheck.reading import GROWN, STALLED, TAIL
 from stabcheck.recording import Recording
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.rates.bend import Plan
 from stabcheck.trial.rates.probe import Probe, run_probe
+from stabcheck.userland import UserCodeError
 
 UNBOUNDED = -1e3
 """A floor below this is none worth the name: densities that go to infinity reach it only with vanishing width."""
@@ -57,7 +59,11 @@ class Pairs:
     def __init__(self, bench: Bench, recording: Recording, seconds: float) -> None:
         self.bench, self.recording, self.seconds = bench, recording, seconds
         share = recording.warmup_share
-        self.plan = Plan(bench.peak_rates(), RAMP if share is not None and share < REACHED else 0)
+        try:
+            peaks = bench.peak_rates()
+        except (Skip, UserCodeError):  # lr-schedule tells what is wrong with it
+            peaks = ()
+        self.plan = Plan(peaks, RAMP if share is not None and share < REACHED else 0)
         self.steps = recording.planned + self.plan.ramp * recording.accumulate_steps
         """Calls of the step in a probe: those of the trial, after the shortened warm-up where there is one."""
         self.scale = Scale(recording)
