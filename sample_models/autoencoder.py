@@ -10,6 +10,7 @@ EXPECTED = {
     "healthy_variational": {},
     "missing_channel_axis": {"loss-contract": ["SC1603"]},
     "epsilon_outside_the_root": {"gradient-norms": ["SC0201"]},
+    "three_images_not_scaled": {"loss-trend": ["SC1302"]},
 }
 
 
@@ -63,8 +64,8 @@ def negative_elbo(model, batch):
     return squared_error + 0.001 * divergence
 
 
-def run(model, **loss):
-    images, _ = digits()
+def run(model, images=None, **loss):
+    images = digits()[0] if images is None else images
     dataset = TensorDataset(images, images)
     train, val = random_split(dataset, [0.8, 0.2], generator=torch.Generator().manual_seed(0))
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
@@ -95,3 +96,9 @@ def missing_channel_axis():
 
 def epsilon_outside_the_root():
     return run(VAE(norm=PixelNormWithLateEpsilon), compute_loss=negative_elbo)
+
+
+def three_images_not_scaled():
+    images, _ = digits()
+    images[[100, 700, 1300]] *= 16  # added later, and never divided by the largest value as the others were
+    return run(nn.Sequential(encoder(8), decoder(8)), images, loss_fn=nn.MSELoss())

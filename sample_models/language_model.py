@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 EXPECTED = {
     "healthy": {},
     "sees_the_future": {"batch-independence": ["SC1803"]},
-    "rate_of_sgd": {"exploding-gradients": ["SC0802"]},
+    "rate_of_sgd": {"learning-rate": ["SC1201"]},
     "warmup_longer_than_run": {"lr-schedule": ["SC0508"]},
     "labels_shifted_twice": {"loss-contract": ["SC1613"]},
     "resumes_without_optimizer": {"checkpoint-resume": ["SC0403"]},

@@ -25,6 +25,8 @@ EXPECTED = {
     "weights_from_the_clock": {"determinism": ["SC2001"]},
     "weights_of_deviation_one": {"initialization": ["SC1002"]},
     "identity_as_activation": {"linear-collapse": ["SC2301"]},
+    "validates_on_a_dozen": {"overfitting": ["SC1401"]},
+    "rate_of_a_fine_tuning": {"learning-rate": ["SC1202"]},
 }
 
 
@@ -39,7 +41,7 @@ def mlp(hidden=3, activation=nn.ReLU, bias=0.0):
     return nn.Sequential(*layers, nn.Dropout(0.2), nn.Linear(64, 1), nn.Flatten(0))
 
 
-def run(model, rows=None, labels=lambda malignant: malignant, standardise=True, weight_decay=1e-3):
+def run(model, rows=None, labels=lambda malignant: malignant, standardise=True, lr=0.02, weight_decay=1e-3):
     features, malignant = cancer()
     malignant = labels(malignant)
     rows = torch.arange(len(features)) if rows is None else rows
@@ -52,7 +54,7 @@ def run(model, rows=None, labels=lambda malignant: malignant, standardise=True, 
         "train_loader": DataLoader(TensorDataset(features[train], malignant[train]), batch_size=32, shuffle=True),
         "val_loader": DataLoader(TensorDataset(features[val], malignant[val]), batch_size=128),
         "loss_fn": nn.BCEWithLogitsLoss(),
-        "optimizer": torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9, weight_decay=weight_decay),
+        "optimizer": torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=weight_decay),
         "max_epochs": 20,
     }
 
@@ -174,3 +176,22 @@ def weights_of_deviation_one():
 
 def identity_as_activation():
     return run(mlp(activation=nn.Identity))  # left from an experiment: three hidden layers, one affine map
+
+
+def validates_on_a_dozen():
+    features, malignant = cancer()
+    rows = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))
+    features = (features - features[rows[12:]].mean(0)) / features[rows[12:]].std(0)
+    val = TensorDataset(
+        features[rows[:12]], malignant[rows[:12]]
+    )  # "a dozen will do", and a lucky epoch becomes the best model
+    train = TensorDataset(features[rows[12:]], malignant[rows[12:]])
+    return {
+        **run(mlp()),
+        "train_loader": DataLoader(train, batch_size=32, shuffle=True),
+        "val_loader": DataLoader(val, batch_size=12),
+    }
+
+
+def rate_of_a_fine_tuning():
+    return run(mlp(), lr=1e-6)  # copied with the rest of the settings from a run that polished a trained model

@@ -11,7 +11,6 @@ from stabcheck import TrainingSetup
 
 EXPECTED = {
     "healthy": {},
-    "killed_by_rate": {"dying-relu": ["SC0902"]},
     "softmax_before_the_loss": {"loss-contract": ["SC1601"]},
     "sorted_by_digit": {"data-health": ["SC1704"]},
     "validated_on_raw_ink": {"data-health": ["SC1710"]},
@@ -20,6 +19,7 @@ EXPECTED = {
     "bytes_below_zero": {"precision": ["SC2107"]},
     "weights_in_bfloat16": {"precision": ["SC2105"]},
     "equal_filters": {"initialization": ["SC1001"]},
+    "killed_by_rate": {"learning-rate": ["SC1201"]},
 }
 
 

@@ -11,6 +11,7 @@ from stabcheck.check import Check
 from stabcheck.diagnoses.dying_relu import CHECK as DYING_RELU
 from stabcheck.diagnoses.exploding_gradients import CHECK as EXPLODING_GRADIENTS
 from stabcheck.diagnoses.gradient_norms import CHECK as GRADIENT_NORMS
+from stabcheck.diagnoses.loss_trend import CHECK as LOSS_TREND
 from stabcheck.diagnoses.vanishing_gradients import CHECK as VANISHING_GRADIENTS
 from stabcheck.experiments.activation_saturation import CHECK as ACTIVATION_SATURATION
 from stabcheck.experiments.batch_independence import CHECK as BATCH_INDEPENDENCE
@@ -22,11 +23,13 @@ from stabcheck.experiments.eval_mode import CHECK as EVAL_MODE
 from stabcheck.experiments.gradient_accumulation import CHECK as GRADIENT_ACCUMULATION
 from stabcheck.experiments.initialization import CHECK as INITIALIZATION
 from stabcheck.experiments.input_dependence import CHECK as INPUT_DEPENDENCE
+from stabcheck.experiments.learning_rate import CHECK as LEARNING_RATE
 from stabcheck.experiments.linear_collapse import CHECK as LINEAR_COLLAPSE
 from stabcheck.experiments.loss_contract import CHECK as LOSS_CONTRACT
 from stabcheck.experiments.lr_schedule import CHECK as LR_SCHEDULE
 from stabcheck.experiments.one_batch_overfit import CHECK as ONE_BATCH_OVERFIT
 from stabcheck.experiments.optimizer_config import CHECK as OPTIMIZER_CONFIG
+from stabcheck.experiments.overfitting import CHECK as OVERFITTING
 from stabcheck.experiments.precision import CHECK as PRECISION
 from stabcheck.experiments.training_loop import CHECK as TRAINING_LOOP
 
@@ -40,18 +43,21 @@ CATALOG: tuple[Check, ...] = (
     VANISHING_GRADIENTS,
     EXPLODING_GRADIENTS,
     DYING_RELU,
+    INITIALIZATION,
+    ACTIVATION_SATURATION,
+    LEARNING_RATE,
+    LOSS_TREND,
+    OVERFITTING,
+    TRAINING_LOOP,
     LOSS_CONTRACT,
     DATA_HEALTH,
-    TRAINING_LOOP,
-    GRADIENT_ACCUMULATION,
-    PRECISION,
-    OPTIMIZER_CONFIG,
     BATCH_INDEPENDENCE,
     INPUT_DEPENDENCE,
     DETERMINISM,
-    INITIALIZATION,
-    ACTIVATION_SATURATION,
+    PRECISION,
+    GRADIENT_ACCUMULATION,
     LINEAR_COLLAPSE,
+    OPTIMIZER_CONFIG,
 )
 
 RETIRED: dict[str, str] = {}

@@ -22,7 +22,7 @@ from typing import Any
 
 from stabcheck import stats
 from stabcheck.check import Finding, Outcome, Rule, Skip, diagnosis
-from stabcheck.reading import GROWN, called, is_bad_from_nowhere, progress
+from stabcheck.reading import GROWN, TAIL, called, is_bad_from_nowhere, progress
 from stabcheck.recording import Recording
 
 DIVERGED = GROWN
@@ -92,7 +92,8 @@ def CHECK(recording: Recording) -> Outcome:  # noqa: N802
                 growth=growth,
                 **facts,
             )
-        elif state.last > DIVERGED * max(reference, state.first):
+        # The median too: a few batches far off, as loss-trend tells them, are no divergence.
+        elif min(state.last, stats.median(recording.losses[-TAIL:])) > DIVERGED * max(reference, state.first):
             finding = DIVERGENCE.at(None, remedy=_remedy(recording), **facts)
     if finding is None and not math.isfinite(state.last):
         raise Skip("the loss stopped being a number without growth before: gradient-norms says where that began")

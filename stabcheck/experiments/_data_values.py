@@ -37,7 +37,7 @@ LAST = Rule(
 )
 ALIKE = Rule(
     "SC1706",
-    "inputs-all-alike",
+    "samples-without-content",
     "fail",
     message="All inputs are the same: in {samples:,} samples {where} holds nothing but the value {value:g}{padding}, while the "
     "targets differ.",

@@ -1,0 +1,104 @@
+"""What can be said of overfitting before the run: how much there is to memorise, and how much the validation can tell.
+
+## What it looks at
+The number of samples in one pass over both loaders, of target numbers and of trained parameters: parameters per target is a
+measurement, not a verdict, since large networks do generalise. And the size of the validation set: with n independent samples an
+accuracy is known to about ±0.98/√n (95 %), so 30 samples give ±18 %, 1,000 give ±3 %. It is a finding only if the set is tiny
+beside a large training set, or if the loader leaves samples out of every pass.
+
+## Why it matters
+Early stopping, learning-rate plateaus and the choice among runs all follow the validation metric. On a dozen samples they follow
+chance: of ten equally good models the luckiest then looks some 40 points better than the unluckiest.
+
+## What to do
+Put more of the data into the validation set, or cross-validate. drop_last belongs to the training loader only. Overfitting
+itself shows after epochs, not before them: plot both losses, and stop where the validation loss turns.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from stabcheck.check import Finding, Outcome, Rule, Skip, experiment
+
+if TYPE_CHECKING:
+    from stabcheck.trial.bench import Bench
+    from stabcheck.trial.extent import Extent
+    from stabcheck.trial.session import Session
+
+FEWEST = 16
+"""Validation samples: ±25 % of accuracy, so that two models of 60 % and 90 % can hardly be told apart."""
+LARGE_TRAINING = 20
+"""Times the validation samples: a training set as large as that has some to give."""
+MOST_DROPPED = 0.25
+"""Share of the validation samples that no pass ever shows."""
+
+TINY = Rule(
+    "SC1401",
+    "validation-of-a-few-samples",
+    "warn",
+    "the validation set has {count} samples, the training set {train}: an accuracy measured on them is known to ±{width:.0%} "
+    "only, so the choice of a model or of the moment to stop is left to chance",
+    "validate on a tenth of the data (about {tenth} samples), or cross-validate",
+)
+DROPPED = Rule(
+    "SC1402",
+    "validation-leaves-samples-out",
+    "warn",
+    "val_loader has drop_last=True and shows {count} of its {held} samples: {share:.0%} are left out of every validation",
+    "set drop_last=False in val_loader",
+)
+
+
+@experiment(title="Overfitting", rules=(TINY, DROPPED))
+def CHECK(bench: Bench) -> Outcome:  # noqa: N802
+    """Count samples, targets and parameters."""
+    from stabcheck.trial.extent import extent
+
+    session = bench.shared()
+    if session.setup.val_loader is None:
+        raise Skip("no val_loader given: add 'val_loader' to the set-up; without one overfitting goes unnoticed")
+    train, val = extent(session, "train_loader"), extent(session, "val_loader")
+    width = 0.98 / math.sqrt(val.samples) if val.samples else math.inf
+    targets, many = _targets(session, train)
+    targets = targets if train.exact else None
+    trained = sum(p.numel() for p in session.model.parameters() if p.requires_grad)
+    measured = {
+        "training_samples": train.samples,
+        "validation_samples": val.samples,
+        "counted_to_the_end": train.exact and val.exact,
+        "accuracy_half_width_95": width if math.isfinite(width) and not many else None,
+        "trained_parameters": trained,
+        "training_targets": targets,
+        "parameters_per_target": trained / targets if targets else None,
+    }
+    finding = _judge(train, val, many=many, width=width)
+    more = "" if val.exact else " or more"
+    summary = f"{val.samples}{more} validation samples beside {train.samples} for training"
+    if targets:
+        summary += f"; {trained / targets:.2g} trained parameters per target"
+    outcome = Outcome(finding.message if finding else summary, (finding,) if finding else (), measured)
+    return outcome.but_not("overfitting itself", "it shows after epochs: compare both losses in the run")
+
+
+def _judge(train: Extent, val: Extent, *, many: bool, width: float) -> Finding | None:
+    if val.held and val.held - val.samples >= MOST_DROPPED * val.held:
+        share = 1 - val.samples / val.held
+        return DROPPED.at(None, count=val.samples, held=val.held, share=share)
+    if many or not val.exact or not 0 < val.samples < FEWEST or train.samples < LARGE_TRAINING * val.samples:
+        return None
+    tenth = round((train.samples + val.samples) / 10)
+    return TINY.at(None, count=val.samples, train=train.samples, width=width, tenth=tenth)
+
+
+def _targets(session: Session, train: Extent) -> tuple[int | None, bool]:
+    """(numbers among the targets of one training pass, whether a sample may hold many of them); unknown without a loss_fn,
+    and then it may."""
+    from stabcheck.trial import batches
+
+    batch: Any = session.first_batch()
+    if session.setup.loss_fn is None or not isinstance(batch, (list, tuple)) or len(batch) != 2:
+        return None, True
+    count, size = sum(t.numel() for t in batches.tensors(batch[1])), batches.size(batch)
+    return (round(count / size * train.samples), count > size) if count else (None, True)
