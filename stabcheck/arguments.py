@@ -28,17 +28,17 @@ class Color(StrEnum):
 
 def complete_check(incomplete: str) -> list[tuple[str, str]]:
     """Ids of checks and what can be wrong; after a comma, the next one of a list."""
-    from stabcheck.catalog import CATALOG
+    from stabcheck.catalog import everything
 
     before, comma, word = incomplete.rpartition(",")
-    return [(f"{before}{comma}{check.id}", check.title) for check in CATALOG if check.id.startswith(word)]
+    return [(f"{before}{comma}{check.id}", check.title) for check in everything() if check.id.startswith(word)]
 
 
 def complete_topic(incomplete: str) -> list[tuple[str, str]]:
     """Ids of checks, and codes of rules once one is begun."""
-    from stabcheck.catalog import CATALOG
+    from stabcheck.catalog import everything
 
-    rules = [(rule.code, rule.name) for check in CATALOG for rule in check.rules]
+    rules = [(rule.code, rule.name) for check in everything() for rule in check.rules]
     return complete_check(incomplete) + [
         rule for rule in rules if incomplete and rule[0].startswith(incomplete.upper())
     ]

@@ -3,9 +3,15 @@
 It is a value: other catalogues can be made from it and handed to the engine. A new check is one file in
 `diagnoses/` or `experiments/` and one line here. Codes are SC, two digits for the check, two for the
 rule; a code that is given up moves to RETIRED and is never used again.
+
+Checks of other packages come after these: `everything` adds those that are published under the entry-point group GROUP.
 """
 
 from __future__ import annotations
+
+import functools
+import importlib.metadata
+import re
 
 from stabcheck.check import Check
 from stabcheck.diagnoses.dying_relu import CHECK as DYING_RELU
@@ -32,6 +38,7 @@ from stabcheck.experiments.optimizer_config import CHECK as OPTIMIZER_CONFIG
 from stabcheck.experiments.overfitting import CHECK as OVERFITTING
 from stabcheck.experiments.precision import CHECK as PRECISION
 from stabcheck.experiments.training_loop import CHECK as TRAINING_LOOP
+from stabcheck.userland import UsageError
 
 CATALOG: tuple[Check, ...] = (
     ONE_BATCH_OVERFIT,
@@ -62,3 +69,41 @@ CATALOG: tuple[Check, ...] = (
 
 RETIRED: dict[str, str] = {}
 """Code -> the code that took its place, or "" for none."""
+
+GROUP = "stabcheck.checks"
+"""Entry-point group of checks by others: each entry is a `Check`."""
+
+
+@functools.cache
+def everything() -> tuple[Check, ...]:
+    """This catalogue, and after it the checks of installed packages by name.
+
+    Raises:
+        UsageError: one of them cannot be imported, is no Check, or takes an id or a code that is not its own.
+    """
+    checks = list(CATALOG)
+    for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
+        where = f"the check {entry.name!r} of {entry.dist.name if entry.dist else entry.value}"
+        try:
+            check = entry.load()
+        except Exception as error:  # it is not our code
+            raise UsageError(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
+        if problem := wrong_with(check, checks):
+            raise UsageError(f"{where} {problem}")
+        checks.append(check)
+    return tuple(checks)
+
+
+def wrong_with(check: object, others: list[Check]) -> str:
+    """Why `check` cannot stand beside `others`; empty if it can."""
+    if not isinstance(check, Check):
+        return f"is a {type(check).__name__}, not a Check"
+    if any(check.id == other.id for other in others):
+        return f"takes the id {check.id!r}, which is taken"
+    taken = {rule.code for other in others for rule in other.rules}
+    for rule in check.rules:
+        if not re.fullmatch(r"[A-Z]{2,8}\d{4}", rule.code) or rule.code.startswith("SC"):
+            return f"has the code {rule.code!r}: give two to eight capital letters that are your own, and four digits"
+        if rule.code in taken:
+            return f"takes the code {rule.code}, which is taken"
+    return ""

@@ -157,23 +157,23 @@ def diagnose(
 @app.command("list")
 def list_checks(json: given.AsJson = False, color: given.ColorOption = given.Color.AUTO) -> None:
     """Show all checks."""
-    from stabcheck.catalog import CATALOG
+    from stabcheck.catalog import everything
     from stabcheck.renderers import docs
 
     if json:
-        write(sys.stdout, docs.to_json(CATALOG) + "\n", utf8=True)
+        write(sys.stdout, docs.to_json(everything()) + "\n", utf8=True)
     else:
-        write(sys.stdout, docs.render_list(CATALOG, **Look.of(sys.stdout, color).options()))
+        write(sys.stdout, docs.render_list(everything(), **Look.of(sys.stdout, color).options()))
 
 
 @app.command()
 def explain(topic: given.Topic, color: given.ColorOption = given.Color.AUTO) -> None:
     """Say what a check looks at, why it matters and what to do."""
-    from stabcheck.catalog import CATALOG, RETIRED
+    from stabcheck.catalog import RETIRED, everything
     from stabcheck.renderers import docs
     from stabcheck.selection import choose
 
-    chosen = choose(CATALOG, (topic,), retired=RETIRED)
+    chosen = choose(everything(), (topic,), retired=RETIRED)
     look = Look.of(sys.stdout, color).options()
     pages = [docs.render_check(c, [r for r in c.rules if chosen.reports(r.code)], **look) for c in chosen.checks]
     write(sys.stdout, "\n".join(pages))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stabcheck import recording as recordings
-from stabcheck.catalog import CATALOG, RETIRED
+from stabcheck.catalog import RETIRED, everything
 from stabcheck.check import Check
 from stabcheck.events import Event, Finished, Progress
 from stabcheck.ledger import Ledger
@@ -38,7 +38,7 @@ START_SECONDS = 300.0
 
 
 def run(
-    target: str, options: Options | None = None, catalog: Sequence[Check] = CATALOG, *, host: Host | None = None
+    target: str, options: Options | None = None, catalog: Sequence[Check] | None = None, *, host: Host | None = None
 ) -> Report:
     """Check a target and return the Report.
 
@@ -52,13 +52,14 @@ def run(
 
 
 def events(
-    target: str, options: Options | None = None, catalog: Sequence[Check] = CATALOG, *, host: Host | None = None
+    target: str, options: Options | None = None, catalog: Sequence[Check] | None = None, *, host: Host | None = None
 ) -> Iterator[Event]:
     """Check a target, and tell what happens while it does; the last event is Finished.
 
     Closing the iterator, or a KeyboardInterrupt in it, ends all processes.
 
     Args:
+        catalog: the checks; None for all of ours and of installed packages.
         host: starts the workers, so that several runs need to import torch only once.
 
     Raises:
@@ -67,18 +68,20 @@ def events(
     options = options or Options()
     if os.environ.get(ACTIVE):
         raise UsageError("the target calls stabcheck.run while it is loaded: put that under if __name__ == '__main__'")
-    ledger = Ledger(target, options, choose(catalog, options.select, options.ignore, RETIRED))
+    ledger = Ledger(
+        target, options, choose(everything() if catalog is None else catalog, options.select, options.ignore, RETIRED)
+    )
     return _events(ledger, host)
 
 
-def diagnose(recording: Recording, options: Options | None = None, catalog: Sequence[Check] = CATALOG) -> Report:
+def diagnose(recording: Recording, options: Options | None = None, catalog: Sequence[Check] | None = None) -> Report:
     """Judge a Recording by the diagnoses of the catalogue; nothing of the target is needed.
 
     Raises:
         UsageError: `select` names no diagnosis.
     """
     options = options or Options()
-    diagnoses = [check for check in catalog if check.kind == "diagnosis"]
+    diagnoses = [check for check in (everything() if catalog is None else catalog) if check.kind == "diagnosis"]
     ledger = Ledger(recording.target, options, choose(diagnoses, options.select, options.ignore, RETIRED))
     ledger.recording = recording
     for _ in ledger.diagnose():

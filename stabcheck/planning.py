@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stabcheck import config as configuration
-from stabcheck.catalog import CATALOG, RETIRED
+from stabcheck.catalog import RETIRED, everything
 from stabcheck.config import Config
 from stabcheck.options import Options
 from stabcheck.publishing import known
@@ -62,7 +62,7 @@ def plans(target: str | None, given: Given, file: Path | None = None, *, every: 
         UsageError: the file or an option means nothing, or two runs would write the same file.
     """
     config = configuration.find(Path.cwd(), file)
-    configuration.check(config, CATALOG, RETIRED)
+    configuration.check(config, everything(), RETIRED)
     if every and target is not None:
         raise UsageError("--all runs every target of the configuration file: leave TARGET out")
     if every and not config.targets():

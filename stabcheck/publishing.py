@@ -110,11 +110,11 @@ def outputs(
 def listen(target: str, options: Options, shown: Shown, files: dict[str, OutputFile]) -> tuple[Report, bool]:
     """Run the checks: the report, and whether the set-up could be loaded at all."""
     from stabcheck import events as happened
-    from stabcheck.catalog import CATALOG, RETIRED
+    from stabcheck.catalog import RETIRED, everything
     from stabcheck.engine import events
     from stabcheck.selection import choose
 
-    checks = len(choose(CATALOG, options.select, options.ignore, RETIRED).checks)
+    checks = len(choose(everything(), options.select, options.ignore, RETIRED).checks)
     results: list[CheckResult] = []
     loaded = False
     try:
@@ -166,7 +166,7 @@ def write_recorded(files: dict[str, OutputFile], recording: Recording) -> None:
 
 def publish(report: Report, files: dict[str, OutputFile], shown: Shown) -> int:
     """Write the report everywhere it is wanted; the exit code."""
-    from stabcheck.catalog import CATALOG
+    from stabcheck.catalog import everything
     from stabcheck.renderers.terminal import render, verdict_line
     from stabcheck.report import exit_code
 
@@ -176,7 +176,7 @@ def publish(report: Report, files: dict[str, OutputFile], shown: Shown) -> int:
             say(f"{option} {file.path} was not written: nothing was recorded")
     if not shown.quiet:
         look = shown.look.options()
-        text = render(report, **look, catalog=CATALOG, base=os.getcwd(), verbose=shown.verbose)
+        text = render(report, **look, catalog=everything(), base=os.getcwd(), verbose=shown.verbose)
         write(shown.stream, text)
     elif not shown.on_stdout:
         write(sys.stdout, verdict_line(report, ascii=shown.look.ascii) + "\n")
@@ -208,14 +208,14 @@ def _write_event(event: Event, files: dict[str, OutputFile], shown: Shown) -> No
 
 
 def _write_reports(report: Report, files: dict[str, OutputFile], shown: Shown) -> None:
-    from stabcheck.catalog import CATALOG
+    from stabcheck.catalog import everything
     from stabcheck.renderers.formats import EVENTS, FORMATS, render
 
     for name in FORMATS:
         file = files.get(f"-o {name}")
         if name == EVENTS or (file is None and shown.on_stdout != name):
             continue
-        text = render(name, report, catalog=CATALOG, base=os.getcwd())
+        text = render(name, report, catalog=everything(), base=os.getcwd())
         if file is not None:
             file.write(text)
         else:
@@ -226,17 +226,17 @@ def _write_reports(report: Report, files: dict[str, OutputFile], shown: Shown) -
 
 def _tell_github(report: Report, shown: Shown) -> None:
     """Annotations in the job's log, unless they are there already, and the summary on the job's page."""
-    from stabcheck.catalog import CATALOG
+    from stabcheck.catalog import everything
     from stabcheck.renderers import github, markdown
 
     base = os.environ.get("GITHUB_WORKSPACE") or os.getcwd()
     if shown.on_stdout != "github":
         # Either stream is read for annotations, and standard output may belong to a format.
-        write(sys.stderr, github.render(report, catalog=CATALOG, base=base))
+        write(sys.stderr, github.render(report, catalog=everything(), base=base))
     if page := os.environ.get("GITHUB_STEP_SUMMARY"):
         try:
             with open(page, "ab") as file:
-                file.write(to_bytes(markdown.render(report, catalog=CATALOG, base=base)))
+                file.write(to_bytes(markdown.render(report, catalog=everything(), base=base)))
         except OSError as error:
             say(f"GITHUB_STEP_SUMMARY {page}: cannot be written ({error.strerror})")
 

@@ -52,14 +52,14 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     targets: list[str] = config.getoption("--stabcheck")
     if not targets:
         return
-    from stabcheck.catalog import CATALOG, RETIRED
+    from stabcheck.catalog import RETIRED, everything
     from stabcheck.selection import UsageError, choose
 
     select = tuple(word for words in config.getoption("--stabcheck-select") for word in words.split(",") if word)
     try:
         for target in targets:
             run = _Run(target, select)
-            chosen = choose(CATALOG, run.plan.options.select, run.plan.options.ignore, RETIRED)
+            chosen = choose(everything(), run.plan.options.select, run.plan.options.ignore, RETIRED)
             items += [
                 CheckItem.from_parent(session, name=f"{target}[{check.id}]", run=run, id=check.id)
                 for check in chosen.checks
@@ -179,7 +179,7 @@ def _alone(report: Report, check: CheckResult) -> Report:
 
 
 def _shown(report: Report) -> str:
-    from stabcheck.catalog import CATALOG
+    from stabcheck.catalog import everything
     from stabcheck.renderers.terminal import render
 
-    return render(report, width=WIDTH, catalog=CATALOG, base=os.getcwd())
+    return render(report, width=WIDTH, catalog=everything(), base=os.getcwd())

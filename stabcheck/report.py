@@ -33,7 +33,7 @@ class SourceLine(_Model):
 class FindingResult(_Model):
     """A rule that fired."""
 
-    code: str = Field(pattern=r"^SC\d{4}$")
+    code: str = Field(pattern=r"^[A-Z]{2,8}\d{4}$")
     severity: Severity
     message: str
     location: str | None = None

@@ -63,7 +63,7 @@ def _meant(word: str, catalog: Sequence[Check], retired: Mapping[str, str]) -> t
         if not retired[prefix]:
             raise UsageError(f"{word!r} is retired: nothing took its place")
         prefix = retired[prefix]
-    if re.fullmatch(r"SC\d{0,4}", prefix):
+    if re.fullmatch(r"[A-Z]{2,8}\d{0,4}", prefix):
         codes = {code for check in catalog for code in _codes(check) if code.startswith(prefix)}
         if codes:
             return {check.id for check in catalog if _codes(check) & codes}, codes

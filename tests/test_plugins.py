@@ -1,0 +1,111 @@
+"""Checks of other packages: found by their entry point, run in the worker, reported with ours."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stabcheck.catalog import CATALOG, wrong_with
+from stabcheck.check import Outcome, Rule, experiment
+
+ROOT = Path(__file__).parent.parent
+CHECK = '''
+"""Models that are too wide for the tiny device.
+
+## What it looks at
+The number of parameters of the model that the set-up returns.
+
+## Why it matters
+The device has room for a hundred parameters and not for one more than that.
+
+## What to do
+Make it narrower, or ask for a bigger device from the people who make them.
+"""
+from stabcheck.check import Outcome, Rule, experiment
+
+TOO_WIDE = Rule("ACME0101", "too-wide", "fail", message="{count} parameters, room for {room}", fix="Make it narrower.")
+ROOM = 100
+
+
+@experiment(title="Fits the tiny device", rules=(TOO_WIDE,))
+def CHECK(bench):
+    count = sum(p.numel() for p in bench.shared().model.parameters())
+    found = (TOO_WIDE.at(None, count=count, room=ROOM),) if count > ROOM else ()
+    return Outcome(f"{count} parameters", findings=found, measurements={"count": count})
+'''
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A folder with an installed package that brings one check."""
+    (tmp_path / "acme").mkdir()
+    (tmp_path / "acme/__init__.py").write_text("")
+    (tmp_path / "acme/tiny_device.py").write_text(CHECK)
+    info = tmp_path / "acme-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[stabcheck.checks]\ntiny-device = acme.tiny_device:CHECK\n")
+    return tmp_path
+
+
+def stabcheck(package: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{package}"}
+    return subprocess.run(
+        [sys.executable, "-m", "stabcheck", *words],
+        cwd=package,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_a_check_of_another_package_is_listed_explained_and_run(package: Path) -> None:
+    assert "too wide for the tiny device" in stabcheck(package, "list").stdout
+    assert "Make it narrower" in stabcheck(package, "explain", "ACME0101").stdout
+
+    done = stabcheck(
+        package, "run", f"{ROOT / 'sample_models/mlp.py'}:healthy", "--select", "tiny-device,dying-relu", "--json", "-"
+    )
+
+    assert done.returncode == 1, done.stderr
+    checks = json.loads(done.stdout)["checks"]
+    assert [(check["id"], check["status"]) for check in checks] == [("dying-relu", "pass"), ("tiny-device", "fail")]
+    (finding,) = checks[1]["findings"]
+    assert finding["code"] == "ACME0101"
+    assert finding["evidence"]["count"] == checks[1]["measurements"]["count"] > 100
+
+
+def test_a_package_that_cannot_be_imported_is_one_line(package: Path) -> None:
+    (package / "acme/tiny_device.py").write_text("import nothing_of_this_name")
+
+    done = stabcheck(package, "list")
+
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "the check 'tiny-device' of acme cannot be imported: ModuleNotFoundError" in done.stderr
+
+
+def check(code: str) -> object:
+    rule = Rule(code, "some-fault", "warn", message="m", fix="f")
+    return experiment(title="t", rules=(rule,))(lambda bench: Outcome("s"))
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        (check("ACME0101"), ""),
+        (check("SC9901"), "has the code 'SC9901'"),
+        (check("acme01"), "has the code 'acme01'"),
+        (CATALOG[0], "takes the id 'one-batch-overfit', which is taken"),
+        (print, "is a builtin_function_or_method, not a Check"),
+    ],
+)
+def test_what_a_check_of_others_may_be_called(given: object, problem: str) -> None:
+    said = wrong_with(given, list(CATALOG))
+
+    assert said.startswith(problem) if problem else not said
