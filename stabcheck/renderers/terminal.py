@@ -64,6 +64,15 @@ def render(
     return paper.text()
 
 
+def findings(report: Report, catalog: Sequence[Check], *, width: int = 80, base: str | None = None) -> str:
+    """The blocks of the findings alone, without colour."""
+    paper = Paper(width, color=False, ascii=False)
+    rules = {rule.code: rule for check in catalog for rule in check.rules}
+    for cause in causes(report):
+        write_cause(paper, cause, rules, {}, base=base, verbose=False)
+    return paper.text()
+
+
 def verdict_line(report: Report, *, ascii: bool = False) -> str:
     """The verdict alone, on one line."""
     return clean(verdict_of(report, causes(report)), ascii=ascii)
