@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from stabcheck.check import Finding, NotChecked, Outcome, Skip, Source, experiment
-from stabcheck.experiments._loss_rules import BY_NAME, RULES, SUMMED
+from stabcheck.experiments._loss_contract_rules import BY_NAME, RULES, SUMMED
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from stabcheck.check import Finding, Rule
-from stabcheck.experiments._data_values import named
+from stabcheck.experiments._data_health_values import named
 
 if TYPE_CHECKING:
     from stabcheck.experiments.data_health import Data
