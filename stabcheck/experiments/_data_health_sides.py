@@ -10,7 +10,7 @@ from stabcheck.experiments._data_health_values import named
 
 if TYPE_CHECKING:
     from stabcheck.experiments.data_health import Data
-    from stabcheck.trial.data.probe import Relation, Relations
+    from stabcheck.trial.data.neighbour_labels import Relation, Relations
     from stabcheck.trial.data.scan import Scan
 
 RELATED = 0.3
@@ -73,7 +73,7 @@ RULES = (PREPARED, UNLIKE, UNRELATED_LABELS, CODED, UNSEEN)
 def labels(data: Data, val: Scan) -> Iterator[Finding]:
     """SC1711, SC1712, SC1716."""
     from stabcheck.trial.data import contents
-    from stabcheck.trial.data.probe import relations
+    from stabcheck.trial.data.neighbour_labels import relations
 
     seed, setup = data.bench.seed, data.session.setup
     new, share = contents.unseen(data.train, val)
@@ -130,13 +130,13 @@ def _is_renamed(found: Relations) -> bool:
 
 def preparation(data: Data, val: Scan) -> Iterator[Finding]:
     """SC1710: found by comparing units, proved by undoing the difference."""
-    from stabcheck.trial.data import mismatch
+    from stabcheck.trial.data import preprocessing
 
-    found = mismatch.suspicions(data.session.setup, data.train, val)
+    found = preprocessing.suspicions(data.session.setup, data.train, val)
     if not found:
         return
     data.bench.tell(0.6, "comparing the preparation of both sides")
-    undone = mismatch.undo(data.bench, data.train, val, {s.path: s.repair for s in found}, data.bench.seed)
+    undone = preprocessing.undo(data.bench, data.train, val, {s.path: s.repair for s in found}, data.bench.seed)
     first = max(found, key=lambda s: (bool(s.identified), abs(s.shift), s.ratio))
     how = first.identified or (
         f"spread {first.ratio:.3g} times that of training, means {first.shift:.3g} spreads apart, at the median feature"

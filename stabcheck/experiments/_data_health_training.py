@@ -25,7 +25,7 @@ BLOCKS = Rule(
     "sorted-training-data",
     "fail",
     message="Training samples come sorted and are not shuffled: {said}. After {steps} steps in this order the loss on "
-    "samples of all kinds is {given:.4g}, and {mixed:.4g} after as many steps on the same samples in random order.",
+    "samples of all kinds is {given:.4g}, and {mixed:.4g} after as many steps on the same samples in random sample_order.",
     fix="Give the DataLoader shuffle=True (batches made by hand: shuffle the samples before cutting them, and again each epoch).",
 )
 UNPAIRED = Rule(
@@ -76,18 +76,18 @@ RULES = (BLOCKS, UNPAIRED, INPUTS, TARGETS, REPEATED, IMBALANCE)
 
 def ordered(data: Data) -> Iterator[Finding]:
     """SC1704."""
-    from stabcheck.trial.data import order
+    from stabcheck.trial.data import sample_order
 
-    found = order.order(data.session, data.train)
+    found = sample_order.order(data.session, data.train)
     if found is None:
         return
     data.measurements["sorted"] = {"between_batches": found.between, "by_chance": found.by_chance}
     setup = data.session.setup
-    if found.sorted < SORTED or not order.is_given_order(setup.train_loader):
+    if found.sorted < SORTED or not sample_order.is_given_order(setup.train_loader):
         return
     data.bench.tell(0.4, "training in random order")
     try:
-        worth = order.worth_of_mixing(data.bench, data.train, data.bench.seed)
+        worth = sample_order.worth_of_mixing(data.bench, data.train, data.bench.seed)
     except Skip as skip:
         data.unchecked("what the order of the training data does", skip.reason)
         return
@@ -113,7 +113,7 @@ def ordered(data: Data) -> Iterator[Finding]:
 
 def paired(data: Data) -> Iterator[Finding]:
     """SC1705."""
-    from stabcheck.trial.data.pairing import pairing
+    from stabcheck.trial.data.label_consistency import pairing
 
     found = pairing(data.session, data.train, data.seconds, data.bench.seed)
     if found is None:
@@ -131,7 +131,7 @@ def paired(data: Data) -> Iterator[Finding]:
 
 def repeated(data: Data) -> Iterator[Finding]:
     """SC1714."""
-    from stabcheck.trial.data.draws import quietly
+    from stabcheck.trial.data.augmentation import quietly
 
     found = quietly(data.session)
     if found is None:
@@ -202,7 +202,7 @@ def _range(means: list[float], spreads: list[float]) -> str:
 def imbalanced(data: Data) -> Iterator[Finding]:
     """SC1717: only where nothing at all counters it."""
     from stabcheck.trial.data import contents
-    from stabcheck.trial.data.countered import is_plain
+    from stabcheck.trial.data.rebalancing import is_plain
 
     found = contents.counts(data.train)
     if not found:

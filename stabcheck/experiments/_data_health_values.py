@@ -72,11 +72,11 @@ RULES = (NON_FINITE, BEYOND, LAST, ALIKE, ONE_TARGET, CODES, LABEL_INSIDE)
 
 def unusable(data: Data) -> Iterator[Finding]:
     """SC1701 to SC1703: batches that spoil or end the run."""
-    from stabcheck.trial.data import misfits
+    from stabcheck.trial.data import unusable_batches
 
     for scan in data.scans:
         session, seed = data.session, data.bench.seed
-        spoilt = misfits.broken(data.bench.session, session, scan, seed)
+        spoilt = unusable_batches.broken(data.bench.session, session, scan, seed)
         if spoilt is not None:
             yield NON_FINITE.at(
                 None,
@@ -95,7 +95,7 @@ def unusable(data: Data) -> Iterator[Finding]:
                 "ids beyond a table and classes beyond the outputs", "on a GPU the process would not survive it"
             )
             continue
-        for rule, look in ((BEYOND, misfits.refused_values), (LAST, misfits.refused_last)):
+        for rule, look in ((BEYOND, unusable_batches.refused_values), (LAST, unusable_batches.refused_last)):
             refused = look(data.bench.session, session, scan, seed)
             if refused is not None:
                 yield rule.at(
@@ -114,7 +114,7 @@ def unusable(data: Data) -> Iterator[Finding]:
 
 def empty(data: Data) -> Iterator[Finding]:
     """SC1706, SC1707, SC1715, SC1713: nothing to learn from, or the wrong thing."""
-    from stabcheck.trial.data import codes, contents
+    from stabcheck.trial.data import contents, missing_values
 
     session, train, seed = data.session, data.train, data.bench.seed
     source = data.source(train.key)
@@ -138,9 +138,9 @@ def empty(data: Data) -> Iterator[Finding]:
             where=named(copied.path),
             samples=copied.samples,
         )
-    code = codes.missing_codes(session, train)
-    if code is not None and not codes.is_handled(session, train, code, seed):
-        known = code.value in codes.CODES
+    code = missing_values.missing_codes(session, train)
+    if code is not None and not missing_values.is_handled(session, train, code, seed):
+        known = code.value in missing_values.CODES
         yield CODES.at(
             None,
             source=source,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from stabcheck.check import Finding, Rule, Source
-from stabcheck.experiments import _training_loop_parameters
+from stabcheck.experiments import _training_loop_ownership
 from stabcheck.stats import median
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ class Judge:
                 f"zero_grad() of {self.seen.optimizers[index]} right before the backward() of its own loss"
             )  # fmt: skip
             yield LEFT_OVER.at(
-                _training_loop_parameters.common(tuple(s.name for s in shares)) or None if partial else None,
+                _training_loop_ownership.common(tuple(s.name for s in shares)) or None if partial else None,
                 source=self.source,
                 optimizer=self.seen.optimizers[index],
                 what=what,
@@ -270,7 +270,7 @@ class Judge:
                 if before.optimizer == last.optimizer
                 else f"two optimizers hold them ({names[0]} and {names[1]})"
             )
-            yield _training_loop_parameters.TWICE.at(
+            yield _training_loop_ownership.TWICE.at(
                 last.twice[0],
                 source=self.source,
                 count=len(last.twice),

@@ -133,7 +133,7 @@ def _structural(bench: Bench, watch: GaugeWatch) -> tuple[Finding, ...]:
 
 def _saturated(bench: Bench, flat: list[Gauge]) -> tuple[Finding, ...]:
     """The trial again, with the inputs of these functions scaled to size 1."""
-    from stabcheck.trial.other_start import compare
+    from stabcheck.trial.counterfactual import compare
     from stabcheck.trial.saturation.gauge import Softened
 
     assert bench.recording is not None

@@ -26,9 +26,9 @@ from stabcheck.check import Finding, NotChecked, Outcome, Rule, Skip, experiment
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
-    from stabcheck.trial.influence.mixing import Mixing
-    from stabcheck.trial.influence.order import Leak, NextStep
-    from stabcheck.trial.influence.subject import Subject
+    from stabcheck.trial.dependence.causality import Leak, NextStep
+    from stabcheck.trial.dependence.mixing import Mixing
+    from stabcheck.trial.dependence.subject import Subject
 
 MIXED = Rule(
     "SC1801",
@@ -72,9 +72,9 @@ NORMS = {
 @experiment(title="Samples are independent", rules=(MIXED, STATISTICS, FUTURE))
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Exchange a sample, and then the second half of a sequence; nothing else may change."""
-    from stabcheck.trial.influence.mixing import independence
-    from stabcheck.trial.influence.order import next_steps
-    from stabcheck.trial.influence.subject import subject
+    from stabcheck.trial.dependence.causality import next_steps
+    from stabcheck.trial.dependence.mixing import independence
+    from stabcheck.trial.dependence.subject import subject
 
     not_checked: list[NotChecked] = []
     findings: list[Finding] = []
@@ -166,7 +166,7 @@ def _remedy(mixing: Mixing) -> str:
 
 
 def _of_sequence(bench: Bench, found: Subject, steps: list[NextStep]) -> list[Finding]:
-    from stabcheck.trial.influence.order import leak
+    from stabcheck.trial.dependence.causality import leak
 
     leaks = [leak(found, step) for step in steps]
     # A decoder sees the past of its own input only; an encoder that is given the same text may see all of it.

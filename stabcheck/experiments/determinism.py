@@ -23,7 +23,7 @@ from stabcheck.check import Finding, Outcome, Rule, experiment
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
-    from stabcheck.trial.repetition import Life
+    from stabcheck.trial.seeded_run import SeededRun
 
 STEPS = 3
 """Enough for a difference of one step to reach the loss of the next."""
@@ -57,10 +57,10 @@ CLAIMED = Rule(
 @experiment(title="Same seed, same run", rules=(WEIGHTS, DATA, CLAIMED), cost="dear")
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Build and train twice, compare."""
-    from stabcheck.trial.repetition import apart, live
+    from stabcheck.trial.seeded_run import apart, run_from_seed
 
-    one = live(bench, STEPS)
-    two = live(bench, len(one.batches), again=True)
+    one = run_from_seed(bench, STEPS)
+    two = run_from_seed(bench, len(one.batches), again=True)
     loss, weights = apart(one, two)
     where, finding = _first_difference(bench, one, two, loss, weights)
     measured = {
@@ -89,7 +89,7 @@ def _summary(where: str | None, steps: int, loss: float) -> str:
 
 
 def _first_difference(
-    bench: Bench, one: Life, two: Life, loss: float, weights: float
+    bench: Bench, one: SeededRun, two: SeededRun, loss: float, weights: float
 ) -> tuple[str | None, Finding | None]:
     source = bench.source(bench.entry.function)
     differ = [name for name, digest in one.weights.items() if two.weights.get(name) != digest]
@@ -108,7 +108,7 @@ def _first_difference(
 
 
 def _claimed(source: tuple[str, int] | None, where: str, steps: int, loss: float, weights: float) -> Finding | None:
-    from stabcheck.trial.repetition import claims_determinism
+    from stabcheck.trial.seeded_run import claims_determinism
 
     if not claims_determinism():
         return None

@@ -132,7 +132,7 @@ def _has_gradient(bench: Bench, weight: Weight) -> bool:
 
 
 def _size(bench: Bench, weights: list[Weight]) -> tuple[Finding, ...]:
-    from stabcheck.trial.other_start import compare
+    from stabcheck.trial.counterfactual import compare
     from stabcheck.trial.session import Session
     from stabcheck.trial.weights import multiply
 

@@ -26,8 +26,8 @@ from stabcheck.check import Finding, NotChecked, Outcome, Rule, Skip, experiment
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
-    from stabcheck.trial.influence.difference import Outputs
-    from stabcheck.trial.influence.subject import Subject
+    from stabcheck.trial.dependence.difference import Outputs
+    from stabcheck.trial.dependence.subject import Subject
 
 UNUSED = Rule(
     "SC1901",
@@ -77,8 +77,8 @@ ENOUGH = 8
 @experiment(title="Inputs matter", rules=(UNUSED, INVERTED, IGNORED_MASK, IGNORED_INPUT, ALIKE))
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Exchange the inputs, and disturb the padding."""
-    from stabcheck.trial.influence.effect import varying
-    from stabcheck.trial.influence.subject import subject
+    from stabcheck.trial.dependence.effect import varying
+    from stabcheck.trial.dependence.subject import subject
 
     not_checked: list[NotChecked] = []
     with subject(bench) as found:
@@ -108,7 +108,7 @@ def _effects(
     bench: Bench, found: Subject, axes: dict[str, int], not_checked: list[NotChecked]
 ) -> tuple[list[Finding], list[str]]:
     """What is wrong, and the inputs without effect."""
-    from stabcheck.trial.influence.effect import end, without_effect
+    from stabcheck.trial.dependence.effect import end, without_effect
 
     everything = [name for name in axes if not _is_label(name)]
     if not everything or not without_effect(found, {name: axes[name] for name in everything}, _predictions(found)):
@@ -164,7 +164,7 @@ def _ignored(bench: Bench, found: Subject, name: str) -> Finding:
 
 
 def _padding(bench: Bench, found: Subject) -> tuple[list[Finding], dict[str, float]]:
-    from stabcheck.trial.influence.padding import flows, is_heeded, padded_inputs
+    from stabcheck.trial.dependence.padding import flows, is_heeded, padded_inputs
 
     reactions: dict[str, float] = {}
     source = bench.source(found.session.model)
@@ -186,7 +186,7 @@ def _padding(bench: Bench, found: Subject) -> tuple[list[Finding], dict[str, flo
 
 
 def _alike(bench: Bench, found: Subject) -> list[Finding]:
-    from stabcheck.trial.influence.alike import all_alike
+    from stabcheck.trial.dependence.constant_inputs import all_alike
 
     same = all_alike(found, BATCHES)
     if same is None or same.samples < ENOUGH:

@@ -28,7 +28,7 @@ from stabcheck.recording import OptimizerFacts, Recording
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
-    from stabcheck.trial.optimizers.contest import Contest
+    from stabcheck.trial.optimizers.comparison import Comparison
     from stabcheck.trial.optimizers.suspects import Suspect
 
 LEARNT = 0.3
@@ -123,8 +123,8 @@ ZERO_RATE_GROUP = Rule(
 )
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Read the options; where one is odd, take the same steps without it."""
+    from stabcheck.trial.optimizers.full_dropout import silencing_dropouts
     from stabcheck.trial.optimizers.groups import decayed, idle_groups
-    from stabcheck.trial.optimizers.silenced import silencing_dropouts
 
     recording = bench.recording
     if recording is None or not recording.optimizers:
@@ -210,13 +210,13 @@ def _ascending(facts: OptimizerFacts, recording: Recording, *, known: bool) -> I
 
 def _tried(bench: Bench, recording: Recording, notes: list[NotChecked]) -> list[Finding]:
     """The suspects one after the other, until one is convicted."""
-    from stabcheck.trial.optimizers.contest import contest
+    from stabcheck.trial.optimizers.comparison import compare
     from stabcheck.trial.optimizers.suspects import suspects
 
     found = []
     for suspect in suspects(recording):
         bench.tell(None, f"taking the same steps without {suspect.what}")
-        outcome = contest(bench, suspect, recording)
+        outcome = compare(bench, suspect, recording)
         if isinstance(outcome, str):
             notes.append(NotChecked(f"whether {suspect.what} harms", outcome))
             continue
@@ -228,7 +228,7 @@ def _tried(bench: Bench, recording: Recording, notes: list[NotChecked]) -> list[
     return found
 
 
-def _severity(suspect: Suspect, seen: Contest) -> Any:
+def _severity(suspect: Suspect, seen: Comparison) -> Any:
     """Fail where the steps lead nowhere; warn where they lose half of the way; None where they do neither, or nothing
     can be said."""
     if not all(repaired >= LEARNT and own <= (1 - LOST) * repaired for own, repaired in seen.shares):
@@ -238,7 +238,7 @@ def _severity(suspect: Suspect, seen: Contest) -> Any:
     return "fail" if suspect.rule == "memory" and not seen.falls else "warn"
 
 
-def _finding(suspect: Suspect, seen: Contest, severity: Any) -> Finding:
+def _finding(suspect: Suspect, seen: Comparison, severity: Any) -> Finding:
     facts: dict[str, Any] = {
         "steps": seen.steps, "loss": seen.own, "better": seen.repaired, "constant": seen.constant,
         "shares": [list(pair) for pair in seen.shares], **suspect.facts,

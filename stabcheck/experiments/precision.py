@@ -29,7 +29,7 @@ from stabcheck.userland import UserCodeError
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
-    from stabcheck.trial.precision.twins import Twins
+    from stabcheck.trial.precision.gradients import GradientPair
 
 STILL_SCALED = 10.0
 """Times the gradient with its scaling undone that the optimizer saw: the scale itself is 1,000 or more, rounding is none."""
@@ -115,7 +115,7 @@ OVERFLOW = Rule(
 )
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Look for half precision; where there is none, stop."""
-    from stabcheck.trial.precision.wraps import first_wrap
+    from stabcheck.trial.precision.integer_overflow import first_wrap
 
     recording, session = bench.recording, bench.shared()
     if recording is None:
@@ -193,15 +193,15 @@ def _gradients(
     bench: Bench, recording: Recording, dtype: str, measured: dict[str, Any], notes: list[NotChecked]
 ) -> list[Finding]:
     """The gradient against the one in float32, on two batches where the first shows a fault."""
-    from stabcheck.trial.precision.twins import twins
+    from stabcheck.trial.precision.gradients import gradient_pair
 
     session, facts = bench.shared(), recording.precision
     hidden = facts.autocast[0] if facts.autocast and session.setup.precision == "fp32" else None
     scale = facts.last_scale if facts.scaled and facts.last_scale else 1.0
-    seen: list[Twins] = []
+    seen: list[GradientPair] = []
     try:
         for batch in session.epoch("train_loader"):
-            seen.append(twins(session, batch, bench.seed, autocast=hidden, scale=scale))
+            seen.append(gradient_pair(session, batch, bench.seed, autocast=hidden, scale=scale))
             if len(seen) == 2 or seen[0].cosine >= DESTROYED:
                 break
     except (UserCodeError, Skip, RuntimeError) as error:
@@ -224,7 +224,7 @@ def _gradients(
     return [WRONG_DIRECTION.at(first.worst, source=source, **shown)] if lost else []
 
 
-def _overflow(first: Twins, dtype: str, source: Any) -> Finding:
+def _overflow(first: GradientPair, dtype: str, source: Any) -> Finding:
     place = f": it starts in {first.overflow}" if first.overflow else ""
     remedy = "compute what overflows in float32 (tensor.float()), or normalise it"
     remedy += "; bfloat16 reaches as far as float32" if dtype == "float16" else ""
@@ -233,7 +233,7 @@ def _overflow(first: Twins, dtype: str, source: Any) -> Finding:
 
 def _rounding(bench: Bench, measured: dict[str, Any], notes: list[NotChecked]) -> list[Finding]:
     """The movement of half-precision weights over the planned run."""
-    from stabcheck.trial.precision.plan import planned_factors
+    from stabcheck.trial.precision.rate_factors import planned_factors
     from stabcheck.trial.precision.rounding import lost_updates
 
     try:

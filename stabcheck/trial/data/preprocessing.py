@@ -16,8 +16,8 @@ from stabcheck.check import Skip
 from stabcheck.setup import TrainingSetup
 from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
-from stabcheck.trial.data.paired import Scale, course, level
 from stabcheck.trial.data.scan import Scan, input_paths, replaced
+from stabcheck.trial.data.short_training import Scale, course, level
 from stabcheck.trial.data.units import Units, units
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.split.fields import leaves

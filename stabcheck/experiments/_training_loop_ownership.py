@@ -9,7 +9,7 @@ from stabcheck.check import Finding, Rule, Source
 from stabcheck.reading import called
 
 if TYPE_CHECKING:
-    from stabcheck.trial.loop.members import Orphan
+    from stabcheck.trial.loop.ownership import Orphan
     from stabcheck.trial.loop.watched import Watched
 
 MOST_FINDINGS = 5
