@@ -8,8 +8,9 @@ TWICE = Rule(
     "SC1601",
     "activated-twice",
     "fail",
-    "{loss}() gets the result of a {activation} (shape {shape}) and applies its own: {effect}",
-    "give the loss the raw scores: take the {activation} out of the model, and apply it only where probabilities are wanted",
+    message="{loss}() gets the result of a {activation} (shape {shape}) and applies its own: {effect}",
+    fix="give the loss the logits: take the {activation} out of the model, and apply it only where probabilities are "
+    "wanted",
 )
 UNNORMALISED = Rule(
     "SC1602",
@@ -20,87 +21,98 @@ UNNORMALISED = Rule(
 )
 CROSSED = Rule(
     "SC1603",
-    "crossed-shapes",
+    "outputs-broadcast-to-targets",
     "fail",
-    "in {where} outputs of shape {prediction} meet targets of shape {target} and both are spread to {both}: every prediction is "
-    "compared with every target, so that the best it can learn is their mean",
-    "bring them to one shape: squeeze or unsqueeze one of them",
+    message="in {where} outputs of shape {prediction} and targets of shape {target} are broadcast to {both}: every "
+    "prediction is compared with every target, so the best it can learn is their mean",
+    fix="give both the same shape: squeeze or unsqueeze one of them",
 )
 RANGE = Rule(
     "SC1604",
     "targets-out-of-range",
     "fail",
-    "{loss}() gets targets of {found} but takes {wanted}",
-    "{remedy}",
+    message="{loss}() gets targets of {found}, but takes {wanted}",
+    fix="{remedy}",
 )
 UNFIT = Rule(
     "SC1605",
-    "unfit-targets",
+    "malformed-targets",
     "fail",
-    "{loss}() refuses the targets, {what}: outputs {outputs}, targets {targets} of {dtype} ({raised})",
-    "{remedy}",
+    message="{loss}() refuses the targets ({what}): outputs {outputs}, targets {targets} of {dtype} ({raised})",
+    fix="{remedy}",
 )
-AXIS = Rule("SC1606", "wrong-class-axis", "fail", "{loss}() is given the wrong classes: {what}", "{remedy}")
+AXIS = Rule(
+    "SC1606",
+    "wrong-class-axis",
+    "fail",
+    message="{loss}() does not compare the classes: {what}",
+    fix="{remedy}",
+)
 FLIPPED = Rule("SC1607", "flipped-sign", "fail", "training makes predictions worse: {what}", "{remedy}")
 SUMMED = Rule(
     "SC1608",
-    "summed-loss-at-mean-rate",
+    "summed-loss-at-rate-for-mean",
     "warn",
-    "the loss is a sum over {count} {unit}, and one step at your learning rate {rate:.3g} takes it from {before:.3g} to "
-    "{after:.3g}; divided by {count}, as for a mean, the same step takes it to {divided:.3g}",
-    "take the mean, or divide the learning rate by {count}",
+    message="the loss is a sum over {count} {unit}, and one step at your learning rate {rate:.3g} takes it from "
+    "{before:.3g} to {after:.3g}; divided by {count}, as for a mean, the same step takes it to {divided:.3g}",
+    fix="take the mean, or divide the learning rate by {count}",
 )
 BLIND = Rule(
     "SC1609",
-    "blind-to-targets",
+    "loss-ignores-targets",
     "fail",
-    "loss_fn gives {loss:.6g} whatever the targets are: other targets of the same kind change nothing, though outputs of shape "
-    "{outputs} are made for them",
-    "compute the loss from the targets that loss_fn gets; call its second parameter _ if they are not meant to be used",
+    message="loss_fn gives {loss:.6g} whatever the targets are: other targets of the same kind change nothing, although "
+    "the outputs have a shape for them, {outputs}",
+    fix="compute the loss from the targets that loss_fn gets; name its second parameter _ if they are not meant to "
+    "be used",
 )
 IGNORED = Rule(
     "SC1610",
-    "everything-ignored",
+    "all-targets-ignored",
     "fail",
-    "in {count} of {batches} batches every target is {index}, which {loss}() ignores: a mean over nothing is NaN",
-    "look at how the labels are masked; skip batches of which nothing is left",
+    message="in {count} of {batches} batches every target is {index}, the ignore_index of {loss}(): a mean over nothing "
+    "is NaN",
+    fix="look at how the labels are masked; skip batches in which no label is left",
 )
 PADDED = Rule(
     "SC1611",
-    "padding-not-ignored",
+    "padding-in-loss",
     "warn",
-    "{share:.0%} of the targets of {loss}() are {pad}, which fills up the ends of the sequences: most of what is learnt is to "
-    "predict padding",
-    "pass ignore_index={pad}, or set these targets to -100",
+    message="{share:.0%} of the targets of {loss}() are {pad}, the padding at the end of the sequences: most of what is "
+    "learnt is to predict padding",
+    fix="pass ignore_index={pad}, or set these targets to -100",
 )
 UNSHIFTED = Rule(
     "SC1612",
     "unshifted-targets",
     "fail",
-    "{share:.0%} of {compared} targets are the input token at their own position: {why}. Copying the input is all that is learnt",
-    "predict the next token: inputs ids[:, :-1], targets ids[:, 1:]; or mask what is to be predicted after the labels were taken",
+    message="{share:.0%} of {compared} targets are the input token at the same position: {why}, so the model learns to "
+    "copy its input",
+    fix="predict the next token: inputs ids[:, :-1], targets ids[:, 1:]; for masked language models take the labels "
+    "first, then mask the inputs",
 )
 AHEAD = Rule(
     "SC1613",
-    "doubly-shifted-targets",
+    "targets-shifted-twice",
     "fail",
-    "{share:.0%} of {compared} targets are the token after the next: they are shifted twice",
-    "shift them once: a model that returns its own loss shifts the labels itself, so give it labels equal to the input ids",
+    message="{share:.0%} of {compared} targets are the token after the next: they are shifted twice",
+    fix="shift them once: a model that returns its own loss shifts the labels itself, so give it labels equal to the "
+    "input ids",
 )
 SHORT = Rule(
     "SC1614",
     "ctc-input-too-short",
     "fail",
-    "{count} of {samples} samples have more symbols than ctc_loss() has time steps for (one needs {needed} and has {steps}): "
-    "their loss is infinite",
-    "check input_lengths against the model's down-sampling, or shorten the stride",
+    message="{count} of {samples} samples have more symbols than ctc_loss() has time steps for (one needs {needed} and "
+    "has {steps}): their loss is infinite",
+    fix="check input_lengths against the model's downsampling, or reduce the stride",
 )
 SWAPPED = Rule(
     "SC1615",
     "swapped-arguments",
     "fail",
-    "{loss}() gets the targets as its input and the model's outputs as its target",
-    "the order is (outputs, targets)",
+    message="{loss}() gets the targets as its input and the model's outputs as its target",
+    fix="call it as loss(outputs, targets)",
 )
 RULES = (
     TWICE, UNNORMALISED, CROSSED, RANGE, UNFIT, AXIS, FLIPPED, SUMMED, BLIND, IGNORED, PADDED, UNSHIFTED, AHEAD, SHORT, SWAPPED,

@@ -32,27 +32,28 @@ if TYPE_CHECKING:
 
 MIXED = Rule(
     "SC1801",
-    "samples-mixed",
+    "samples-mixed-across-batch",
     "fail",
-    "with sample {sample} of a batch of {samples} exchanged, the output of {others} other{plural} changes in eval mode (by up to "
-    "{change:.2g} of its size){cause}",
-    "{remedy}",
+    message="with sample {sample} of a batch of {samples} replaced, the output of {others} other{plural} changes in eval "
+    "mode (by up to {change:.2g} of its size){cause}",
+    fix="{remedy}",
 )
 STATISTICS = Rule(
     "SC1802",
     "batch-statistics-in-eval-mode",
     "warn",
-    "{where} normalises by the batch at hand in eval mode too, so each output depends on the others of its batch (by up to "
-    "{change:.2g} of its size)",
-    "keep running statistics (track_running_stats=True), or use a norm over the features of one sample: LayerNorm, GroupNorm",
+    message="{where} normalises by the current batch in eval mode too, so each output depends on the other samples of "
+    "its batch (by up to {change:.2g} of its size)",
+    fix="keep running statistics (track_running_stats=True), or use a norm over the features of one sample: "
+    "LayerNorm, GroupNorm",
 )
 FUTURE = Rule(
     "SC1803",
-    "future-seen",
+    "future-leakage",
     "fail",
-    "the model is trained to say what {name} holds next, and it sees it: with everything after position {position} exchanged, "
-    "predictions up to there change by up to {change:.2g} of their size{cause}",
-    "{remedy}",
+    message="the model is trained to predict what comes next in {name}, and it sees it: with everything after position "
+    "{position} replaced, predictions up to there change by up to {change:.2g} of their size{cause}",
+    fix="{remedy}",
 )
 NORMS = {
     "batch_norm",

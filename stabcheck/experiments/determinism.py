@@ -1,4 +1,4 @@
-"""Two runs from the same seed that begin with other weights or other data.
+"""Two runs from the same seed that begin with different weights or different data.
 
 ## What it looks at
 The set-up is built twice, with Python's, NumPy's and torch's generators seeded alike just before, and takes the same few
@@ -30,27 +30,29 @@ STEPS = 3
 
 WEIGHTS = Rule(
     "SC2001",
-    "weights-beyond-seed",
+    "unseeded-initialization",
     "warn",
-    "built twice from the same seed the model starts with other weights: {count} of {total} tensors differ, {location} first",
-    "draw the initial weights from torch's global generator, or from one that you seed",
+    message="built twice from the same seed, the model starts with different weights: {count} of {total} tensors differ, "
+    "{location} first",
+    fix="draw the initial weights from torch's global generator, or from one that you seed",
 )
 DATA = Rule(
     "SC2002",
-    "data-beyond-seed",
+    "unseeded-data",
     "warn",
-    "built twice from the same seed the set-up trains on other data: batch {index} differs, while weights and generators "
-    "were the same",
-    "seed what draws or orders the data: np.random.default_rng(seed), random.Random(seed), a torch.Generator with manual_seed; "
-    "sort what comes out of a set or a directory",
+    message="built twice from the same seed, the set-up trains on different data: batch {index} differs, although "
+    "weights and generators were the same",
+    fix="seed what draws or orders the data: np.random.default_rng(seed), random.Random(seed), a torch.Generator "
+    "with manual_seed; sort what comes out of a set or a directory",
 )
 CLAIMED = Rule(
     "SC2003",
-    "determinism-not-kept",
+    "nondeterministic-run",
     "warn",
-    "deterministic algorithms are asked for, yet two runs on the same weights and data differ: {what} (losses by {loss:.1e}, the "
-    "weights after {steps} steps by {weights:.1e} of their size)",
-    "look for random numbers from a generator that is not seeded, for state kept at module level, and for extensions of your own",
+    message="deterministic algorithms are requested, yet two runs on the same weights and data differ: {what} (losses by "
+    "{loss:.1e}, the weights after {steps} steps by {weights:.1e} of their size)",
+    fix="look for random numbers from a generator that is not seeded, for state kept at module level, and for "
+    "extensions of your own",
 )
 
 

@@ -33,38 +33,40 @@ UNUSED = Rule(
     "SC1901",
     "inputs-never-reach-output",
     "fail",
-    "with all of its inputs ({names}) exchanged between samples the model returns the same to the last bit{cause}",
-    "{remedy}",
+    message="with all of its inputs ({names}) exchanged between samples the model returns exactly the same{cause}",
+    fix="{remedy}",
 )
 INVERTED = Rule(
     "SC1902",
     "padding-mask-inverted",
     "fail",
-    "{output} of a padded sample reacts to the padding of {name} (by {from_padding:.2g} of its size) and not at all to what stands "
-    "between the first and the last token: the padding is seen and the rest is hidden",
-    "invert the mask: key_padding_mask is True where there is padding, Hugging Face's attention_mask is 1 where there is none",
+    message="{output} of a padded sample depends on the padding of {name} (by {from_padding:.2g} of its size) and not at "
+    "all on what stands between the first and the last token: the padding is seen and the rest is hidden",
+    fix="invert the mask: key_padding_mask is True where there is padding, Hugging Face's attention_mask is 1 where "
+    "there is none",
 )
 IGNORED_MASK = Rule(
     "SC1903",
     "padding-mask-ignored",
     "warn",
-    "{masks} changes nothing, while {output} reacts to the padding of {name} (by {from_padding:.2g} of its size; to the "
-    "rest by {from_real:.2g}): a sample's result depends on how far it was padded",
-    "use {masks} in forward(): in attention, in pooling, or to pack the sequences",
+    message="{masks} changes nothing, while {output} depends on the padding of {name} (by {from_padding:.2g} of its "
+    "size; on the rest by {from_real:.2g}): a sample's result depends on how far it was padded",
+    fix="use {masks} in forward(): in attention, in pooling, or to pack the sequences",
 )
 IGNORED_INPUT = Rule(
     "SC1904",
     "input-ignored",
     "warn",
-    "the model is given {name} {shape}, and what it returns does not depend on it",
-    "use {name} in forward(), or do not pass it",
+    message="the model is given {name} {shape}, but what it returns does not depend on it",
+    fix="use {name} in forward(), or do not pass it",
 )
 ALIKE = Rule(
     "SC1905",
-    "inputs-all-alike",
+    "identical-inputs",
     "fail",
-    "in {batches} batches ({samples} samples) every {what} of {name} is {value}, so there is nothing to tell samples apart by",
-    "look at how the inputs are made: a vocabulary in which no word is found, a wrong column, a transform that erases",
+    message="in {batches} batches ({samples} samples) every {what} of {name} is {value}: nothing tells the samples apart",
+    fix="look at how the inputs are made: a vocabulary in which no word is found, a wrong column, a transform that "
+    "erases them",
 )
 SEEN = 0.1
 """Reaction to the padding over that to the rest from which an ignored mask is worth a warning: a convolution that looks across
@@ -127,7 +129,7 @@ def _effects(
             op.module if op else None,
             source=(op.line if op else None) or bench.source(found.session.model),
             names=", ".join(everything),
-            cause=f": {op.words} makes of it what does not depend on it" if op else ": forward() never uses them",
+            cause=f": after {op.words} nothing depends on them any more" if op else ": forward() never uses them",
             remedy=_remedy(op.name.strip("_") if op else ""),
         )
     ], everything

@@ -1,4 +1,4 @@
-"""The planned learning rate is more than this set-up bears, or so little that the whole run gets nowhere.
+"""The planned learning rate is too high for this set-up, or so low that the whole run gets nowhere.
 
 ## What it looks at
 Short trainings of fresh set-ups with your own step, from the same start on the same batches, at your learning rate and at
@@ -72,19 +72,21 @@ ALREADY_GOOD = 0.5
 
 TOO_HIGH = Rule(
     "SC1201",
-    "rate-too-high",
+    "learning-rate-too-high",
     "fail",
-    "learning rate {rate:.3g} is more than this set-up bears: from {repeats} starts the loss is {finals} after {long} steps "
-    "({level} {constant:.3g}); at {better:.2g}, on the same batches, it is {good:.3g} after {short}{momentum}",
-    "lower the learning rate to about {better:.2g}{remedy}",
+    message="learning rate {rate:.3g} is too high: from {repeats} starts the loss is {finals} after {long} steps "
+    "({level} {constant:.3g}); at {better:.2g}, on the same batches, it is {good:.3g} after {short} "
+    "steps{momentum}",
+    fix="lower the learning rate to about {better:.2g}{remedy}",
 )
 TOO_LOW = Rule(
     "SC1202",
-    "rate-too-low",
+    "learning-rate-too-low",
     "fail",
-    "at learning rate {rate:.3g} the whole run of {planned} steps covers no more ground than {short} steps at {whole:.2g}, which "
-    "take the loss from {first:.4g} to {last:.4g}; at {better:.2g} the same {short} steps take it to {good:.3g}",
-    "raise the learning rate to about {better:.2g}",
+    message="learning rate {rate:.3g} is too low: all {planned} steps of the run get no further than {short} steps at "
+    "{whole:.2g}, which take the loss from {first:.4g} to {last:.4g}; at {better:.2g} the same {short} steps "
+    "take it to {good:.3g}",
+    fix="raise the learning rate to about {better:.2g}",
 )
 
 

@@ -36,18 +36,19 @@ MOST_DROPPED = 0.25
 
 TINY = Rule(
     "SC1401",
-    "validation-of-a-few-samples",
+    "tiny-validation-set",
     "warn",
-    "the validation set has {count} samples, the training set {train}: an accuracy measured on them is known to ±{width:.0%} "
-    "only, so the choice of a model or of the moment to stop is left to chance",
-    "validate on a tenth of the data (about {tenth} samples), or cross-validate",
+    message="the validation set has {count} samples, the training set {train}: an accuracy measured on them is known to "
+    "±{width:.0%} only, so the choice of a model or of the moment to stop is left to chance",
+    fix="validate on a tenth of the data (about {tenth} samples), or cross-validate",
 )
 DROPPED = Rule(
     "SC1402",
-    "validation-leaves-samples-out",
+    "validation-drops-samples",
     "warn",
-    "val_loader has drop_last=True and shows {count} of its {held} samples: {share:.0%} are left out of every validation",
-    "set drop_last=False in val_loader",
+    message="val_loader has drop_last=True and yields {count:,} of its {held:,} samples: {share:.0%} are left out of "
+    "every validation",
+    fix="set drop_last=False in val_loader",
 )
 
 

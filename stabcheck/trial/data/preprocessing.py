@@ -1,4 +1,4 @@
-"""Validation inputs that were prepared otherwise than training inputs, and what undoing it does to the validation loss."""
+"""Validation inputs that were preprocessed differently from training inputs, and what undoing it does to the validation loss."""
 
 from __future__ import annotations
 
@@ -205,9 +205,9 @@ def compare(path: str, one: Units, two: Units, *each: Units | None) -> Suspicion
     if float(fits.double().mean()) >= MOST:
         identified = f"validation is {a:.4g} times training {'plus' if b >= 0 else 'minus'} {abs(b):.3g}"
     elif _is_standard(one) and not _is_standard(two):
-        identified = "training is in standard units (mean 0, spread 1 in every feature), validation is not"
+        identified = "training is standardised (mean 0, standard deviation 1 in every feature), validation is not"
     elif _is_standard(two) and not _is_standard(one):
-        identified = "validation is in standard units (mean 0, spread 1 in every feature), training is not"
+        identified = "validation is standardised (mean 0, standard deviation 1 in every feature), training is not"
     return Suspicion(path, one, two, ratio, shift, identified, lambda t: two.into(one, t.float()))
 
 
