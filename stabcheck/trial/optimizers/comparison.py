@@ -23,7 +23,7 @@ FEWEST = 3 * TAIL
 
 
 @dataclass(frozen=True)
-class Contest:
+class Comparison:
     """How far the steps came with the option as it is and with it changed. A share of 0 is the best constant guess, 1 the
     loss's floor; the first pair is the bench's seed, the second the next one's."""
 
@@ -47,7 +47,7 @@ class _Scale:
         return (self.constant - _level(losses)) / max(self.constant - self.floor, 1e-300)
 
 
-def contest(bench: Bench, suspect: Suspect, recording: Recording) -> Contest | str:
+def compare(bench: Bench, suspect: Suspect, recording: Recording) -> Comparison | str:
     """The outcome over two seeds, the second only where the first shows a difference; else why there is none."""
     levels = recording.yardsticks
     if levels.constant is None:
@@ -76,7 +76,7 @@ def contest(bench: Bench, suspect: Suspect, recording: Recording) -> Contest | s
     scale = _Scale(levels.constant, min(floor, _level(own), _level(changed)))
     planned = recording.planned_steps
     pace = max(shares[0][0], 0.0) / len(own)
-    return Contest(
+    return Comparison(
         steps=len(changed), own=_level(own), repaired=_level(changed), constant=levels.constant, shares=tuple(shares),
         falls=_falls(own, scale), catches_up=planned is None or pace * planned >= 0.5,
     )  # fmt: skip

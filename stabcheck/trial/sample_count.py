@@ -17,7 +17,7 @@ ENOUGH_SAMPLES, ENOUGH_SECONDS = 1000, 1.0
 
 
 @dataclass(frozen=True)
-class Extent:
+class SampleCount:
     """`samples` come out of one pass, of `held` that its sampler draws (the same where nothing is dropped); `exact` is False if
     there are more."""
 
@@ -26,8 +26,8 @@ class Extent:
     exact: bool
 
 
-def extent(session: Session, key: str) -> Extent:
-    """The extent of `train_loader` or `val_loader`: told by a DataLoader's sampler, else counted.
+def count_samples(session: Session, key: str) -> SampleCount:
+    """How many samples one pass over `train_loader` or `val_loader` gives: told by a DataLoader's sampler, else counted.
 
     Raises:
         Skip: there is no val_loader.
@@ -39,10 +39,10 @@ def extent(session: Session, key: str) -> Extent:
     if known and type(sampler) is BatchSampler and hasattr(type(sampler.sampler), "__len__"):
         with userland(f"len({key})"):
             held = len(sampler.sampler)  # type: ignore[arg-type]
-        return Extent(held - held % sampler.batch_size if sampler.drop_last else held, held, exact=True)
+        return SampleCount(held - held % sampler.batch_size if sampler.drop_last else held, held, exact=True)
     count, until = 0, time.monotonic() + ENOUGH_SECONDS
     for batch in session.epoch(key):
         count += batches.size(batch)
         if count >= ENOUGH_SAMPLES or time.monotonic() > until:
-            return Extent(count, count, exact=False)
-    return Extent(count, count, exact=True)
+            return SampleCount(count, count, exact=False)
+    return SampleCount(count, count, exact=True)

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from stabcheck.check import Finding, Rule
-from stabcheck.experiments._data_values import named
+from stabcheck.experiments._data_health_values import named
 
 if TYPE_CHECKING:
     from stabcheck.experiments.data_health import Data
-    from stabcheck.trial.data.probe import Relation, Relations
+    from stabcheck.trial.data.neighbour_labels import Relation, Relations
     from stabcheck.trial.data.scan import Scan
 
 RELATED = 0.3
@@ -29,43 +29,45 @@ MATERIAL = 0.5
 
 PREPARED = Rule(
     "SC1710",
-    "validation-prepared-otherwise",
+    "preprocessing-mismatch",
     "fail",
-    message="Validation inputs are prepared otherwise than training inputs ({where}: {how}).{effect}",
-    fix="Put both sides through one preprocessing: same scaling, same mean and standard deviation (of the training part), applied "
-    "once.",
+    message="validation inputs are preprocessed differently from training inputs ({where}: {how}){effect}",
+    fix="put both through one preprocessing: the same scaling, the same mean and standard deviation (of the training "
+    "data), applied once",
 )
 UNLIKE = Rule(
     "SC1718",
-    "validation-in-other-units",
+    "validation-scaled-differently",
     "warn",
-    message="Validation inputs have other units than training inputs ({where}: {how}).",
-    fix="Compare one batch of each loader: same scaling, same mean and standard deviation (of the training part), applied once.",
+    message="validation inputs are scaled differently from training inputs ({where}: {how})",
+    fix="compare one batch of each loader: the same scaling, the same mean and standard deviation (of the training "
+    "data), applied once",
 )
 UNRELATED_LABELS = Rule(
     "SC1711",
-    "labels-apart-from-inputs",
+    "labels-unrelated-to-inputs",
     "fail",
-    message="The labels of {side} have nothing to do with its inputs: the nearest neighbours of a sample tell its label no better "
-    "than chance ({hits:.0%}, chance {by_chance:.0%}; {count:,} samples), while in {other} they do ({other_hits:.0%}, chance "
-    "{other_chance:.0%}).",
-    fix="Inputs and labels of {side} are in different orders: shuffle, sort and filter both with one index, and join tables "
-    "by key.",
+    message="the labels of {side} have nothing to do with its inputs: nearest neighbours tell the label of a sample no "
+    "better than chance ({hits:.0%}, chance {by_chance:.0%}; {count:,} samples), while in {other} they do "
+    "({other_hits:.0%}, chance {other_chance:.0%})",
+    fix="bring inputs and labels of {side} into one order: shuffle, sort and filter both with one index, and join "
+    "tables by key",
 )
 CODED = Rule(
     "SC1712",
-    "classes-coded-otherwise",
+    "class-encoding-mismatch",
     "fail",
-    message="Classes have other numbers in validation than in training ({names}): by its nearest neighbours in training a "
-    "validation sample is labelled right in {hits:.0%} of the cases, and in {renamed:.0%} with the numbers exchanged.",
-    fix="Make the map from class names to numbers once, from the training part, and use it on both sides.",
+    message="classes are numbered differently in validation and in training ({names}): by its nearest neighbours in "
+    "training a validation sample is labelled right in {hits:.0%} of the cases, and in {renamed:.0%} with the "
+    "numbers exchanged",
+    fix="make the map from class names to numbers once, from the training data, and use it for both",
 )
 UNSEEN = Rule(
     "SC1716",
     "classes-only-in-validation",
     "fail",
-    message="{share:.0%} of the validation samples are of classes that training never shows ({classes}).",
-    fix="Shuffle before splitting, or split by class (train_test_split with stratify).",
+    message="{share:.0%} of the validation samples are of classes that training never shows ({classes})",
+    fix="shuffle before splitting, or split by class (train_test_split with stratify)",
 )
 RULES = (PREPARED, UNLIKE, UNRELATED_LABELS, CODED, UNSEEN)
 
@@ -73,7 +75,7 @@ RULES = (PREPARED, UNLIKE, UNRELATED_LABELS, CODED, UNSEEN)
 def labels(data: Data, val: Scan) -> Iterator[Finding]:
     """SC1711, SC1712, SC1716."""
     from stabcheck.trial.data import contents
-    from stabcheck.trial.data.probe import relations
+    from stabcheck.trial.data.neighbour_labels import relations
 
     seed, setup = data.bench.seed, data.session.setup
     new, share = contents.unseen(data.train, val)
@@ -130,16 +132,17 @@ def _is_renamed(found: Relations) -> bool:
 
 def preparation(data: Data, val: Scan) -> Iterator[Finding]:
     """SC1710: found by comparing units, proved by undoing the difference."""
-    from stabcheck.trial.data import mismatch
+    from stabcheck.trial.data import preprocessing
 
-    found = mismatch.suspicions(data.session.setup, data.train, val)
+    found = preprocessing.suspicions(data.session.setup, data.train, val)
     if not found:
         return
     data.bench.tell(0.6, "comparing the preparation of both sides")
-    undone = mismatch.undo(data.bench, data.train, val, {s.path: s.repair for s in found}, data.bench.seed)
+    undone = preprocessing.undo(data.bench, data.train, val, {s.path: s.repair for s in found}, data.bench.seed)
     first = max(found, key=lambda s: (bool(s.identified), abs(s.shift), s.ratio))
     how = first.identified or (
-        f"spread {first.ratio:.3g} times that of training, means {first.shift:.3g} spreads apart, at the median feature"
+        f"standard deviation {first.ratio:.3g} times that of training, means {first.shift:.3g} standard deviations apart, at the "
+        "median feature"
     )
     facts: dict[str, Any] = {"where": named(first.path), "how": how, "ratio": first.ratio, "shift": first.shift}
     data.measurements["units_of_validation"] = {"path": first.path, "ratio": first.ratio, "shift": first.shift}
@@ -154,8 +157,8 @@ def preparation(data: Data, val: Scan) -> Iterator[Finding]:
         effect = ""
         if undone.is_better:
             effect = (
-                f" After {undone.steps} steps the loss is {on.train:.4g} on training samples and {on.val:.4g} on validation "
-                f"samples; with these in the units of training it is {on.repaired:.4g}."
+                f"; after {undone.steps} steps the loss is {on.train:.4g} on training samples and {on.val:.4g} on validation "
+                f"samples; with these in the units of training it is {on.repaired:.4g}"
             )
         yield PREPARED.at(
             None, source=data.source(val.key), **facts, effect=effect, losses=list(on), steps=undone.steps

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from stabcheck.check import Finding, Rule, Source
-from stabcheck.experiments import _membership
+from stabcheck.experiments import _training_loop_ownership
 from stabcheck.stats import median
 
 if TYPE_CHECKING:
@@ -25,87 +25,90 @@ BELIEVED = 32
 
 LEFT_OVER = Rule(
     "SC1501",
-    "gradients-left-over",
+    "gradients-not-cleared",
     "fail",
-    message="{optimizer} steps with old gradients: {what} In call {call} the batch gives a gradient of norm {fresh:.3g}; "
-    "with what was left in .grad ({old:.3g}) it becomes {together:.3g}. This is so in {count} of {uses} steps.",
-    fix="Call {remedy}.",
+    message="{optimizer} steps on old gradients: {what}; in call {call} the batch gives a gradient of norm {fresh:.3g}, "
+    "and with what was left in .grad ({old:.3g}) it becomes {together:.3g}; this is so in {count} of {uses} steps",
+    fix="call {remedy}",
 )
 CLEARED = Rule(
     "SC1502",
     "gradients-cleared-before-step",
     "fail",
-    message="{optimizer} never finds a gradient: {how}, so in {uses} steps no weight was moved by one (norm {raw:.3g} "
-    "after backward, 0 at the step).",
-    fix="Keep the order: zero_grad(), backward(), step().",
+    message="{optimizer} never finds a gradient: {how}, so in {uses} steps it moves no weight (norm {raw:.3g} after "
+    "backward, 0 at the step)",
+    fix="keep the order zero_grad(), backward(), step()",
 )
 DELAYED = Rule(
     "SC1503",
     "step-before-backward",
     "warn",
-    message="{optimizer} steps before backward() in each of {uses} steps: the weights move by the gradient of the last batch.",
-    fix="Call step() after backward(), and zero_grad() after step() or before backward().",
+    message="{optimizer} steps before backward() in each of {uses} steps: the weights move by the gradient of the "
+    "previous batch",
+    fix="call step() after backward(), and zero_grad() after step() or before backward()",
 )
 NEVER_STEPPED = Rule(
     "SC1504",
-    "optimizer-never-stepped",
+    "optimizer-never-steps",
     "fail",
-    message="In {calls} calls of train_step {what}, and no weight changed.",
-    fix="Call loss.backward() and then optimizer.step() in train_step{hint}.",
+    message="in {calls} calls of train_step {what}, and no weight changed",
+    fix="call loss.backward() and then optimizer.step() in train_step{hint}",
 )
 CLIP_IDLE = Rule(
     "SC1508",
-    "clip-without-effect",
+    "clipping-without-effect",
     "fail",
-    message="Clipping at {threshold:.3g} has no effect: it {how}. The gradients that are stepped with have a norm of up to "
-    "{norm:.3g}.",
+    message="clipping at {threshold:.3g} has no effect: it {how}; the gradients that are stepped with have a norm of up "
+    "to {norm:.3g}",
     fix="{advice}",
 )
 CLIP_SCALED = Rule(
     "SC1509",
-    "clip-of-scaled-gradients",
+    "clipping-of-scaled-gradients",
     "fail",
-    message="Gradients are clipped at {threshold:.3g} while they are still multiplied by the GradScaler's {scale:.6g}: what is "
-    "stepped with has a norm of {meant:.2g} at most, {ratio:.2g} times less than without the mistake.",
-    fix="Call scaler.unscale_(optimizer) after backward() and before clipping.",
+    message="gradients are clipped at {threshold:.3g} while they are still multiplied by the GradScaler's {scale:.6g}: "
+    "what is stepped with has a norm of {meant:.2g} at most, {ratio:.2g} times less than without the mistake",
+    fix="call scaler.unscale_(optimizer) after backward() and before clipping",
 )
 NO_HISTORY = Rule(
     "SC1510",
-    "backward-reaches-nothing",
+    "backward-reaches-no-parameter",
     "fail",
-    message="In {calls} calls of train_step, backward() brought no gradient to any of the model's {count} trainable "
-    "parameters: {why}.",
-    fix="Call backward() on the loss itself, computed from this model's outputs without .detach(), .data, .item(), "
-    "torch.tensor(...) or no_grad().",
+    message="in {calls} calls of train_step, backward() brought no gradient to any of the model's {count} trainable "
+    "parameters: {why}",
+    fix="call backward() on the loss itself, computed from this model's outputs without .detach(), .data, .item(), "
+    "torch.tensor(...) or no_grad()",
 )
 GROWING_GRAPH = Rule(
     "SC1511",
-    "graph-grows-over-steps",
+    "growing-autograd-graph",
     "fail",
-    message="The loss of call {call} still reaches back to call {oldest}: its graph has {now} nodes and had {then}, so time and "
-    "memory grow with every step.",
-    fix="Detach what is carried from one step to the next (hidden states, memories, averages): state = state.detach().",
+    message="the loss of call {call} still reaches back to call {oldest}: its autograd graph has {now} nodes and had "
+    "{then}, so time and memory grow with every step",
+    fix="detach what is carried from one step to the next (hidden states, memories, averages): state = state.detach()",
 )
 GRAPHS_KEPT = Rule(
     "SC1512",
-    "graphs-kept-alive",
+    "graphs-kept-in-memory",
     "fail",
-    message="After {calls} calls of train_step the graphs of {alive} losses are still in memory: it grows with every step.",
-    fix="Keep numbers, not tensors with a graph: total += loss.item() or losses.append(loss.detach()).",
+    message="after {calls} calls of train_step the autograd graphs of {alive} losses are still in memory, which grows "
+    "with every step",
+    fix="keep numbers, not tensors with a graph: total += loss.item() or losses.append(loss.detach())",
 )
 PUT_BACK = Rule(
     "SC1513",
     "update-undone",
     "fail",
-    message="{optimizer} changes the weights, but at the end of each of {calls} calls every weight is what it was before.",
-    fix="Look for what writes to the weights after step(): load_state_dict, a restored copy, an average that is swapped in.",
+    message="{optimizer} changes the weights, but at the end of each of {calls} calls every weight is what it was before",
+    fix="look for what writes to the weights after step(): load_state_dict, a restored copy, an average that is "
+    "swapped in",
 )
 SCHEDULE_FIRST = Rule(
     "SC1514",
     "scheduler-before-optimizer",
     "warn",
-    message="{scheduler} is stepped before {optimizer} in each of {uses} steps: the first rate of the schedule is never used.",
-    fix="Call scheduler.step() after optimizer.step().",
+    message="{scheduler} steps before {optimizer} in each of {uses} steps: the first rate of the schedule is never used",
+    fix="call scheduler.step() after optimizer.step()",
 )
 RULES = (
     LEFT_OVER, CLEARED, DELAYED, NEVER_STEPPED, CLIP_IDLE, CLIP_SCALED, NO_HISTORY, GROWING_GRAPH, GRAPHS_KEPT, PUT_BACK,
@@ -188,16 +191,16 @@ class Judge:
             )
             again, partial = shares[0].used_before, len(shares) < self.seen.holds[index]
             what = (
-                "those of the steps before are still in .grad and count again."
+                "those of the steps before are still in .grad and count again"
                 if again
-                else "another backward() after its last step left its own in .grad, and they are added."
+                else "another backward() after its last step left its own in .grad, and they are added"
             )
             remedy = "zero_grad() at the start of the closure" if worst.in_closure else (
                 "zero_grad() between the step and the next backward()" if again else
                 f"zero_grad() of {self.seen.optimizers[index]} right before the backward() of its own loss"
             )  # fmt: skip
             yield LEFT_OVER.at(
-                _membership.common(tuple(s.name for s in shares)) or None if partial else None,
+                _training_loop_ownership.common(tuple(s.name for s in shares)) or None if partial else None,
                 source=self.source,
                 optimizer=self.seen.optimizers[index],
                 what=what,
@@ -229,12 +232,12 @@ class Judge:
         norm = max((use.norm for use in self.seen.uses), default=0.0)
         if last.given:
             how = "comes after the optimizer's step, when the gradients have been used"
-            advice = "Clip between backward() and step()."
+            advice = "clip between backward() and step()"
         else:
             how = "is given nothing that has a gradient"
             advice = (
-                "Clip between backward() and step(), and pass model.parameters() anew at each call: a generator that was "
-                "kept is empty after its first use."
+                "clip between backward() and step(), and pass model.parameters() anew at each call: a generator that was "
+                "kept is empty after its first use"
             )
         return CLIP_IDLE.at(
             None,
@@ -270,12 +273,12 @@ class Judge:
                 if before.optimizer == last.optimizer
                 else f"two optimizers hold them ({names[0]} and {names[1]})"
             )
-            yield _membership.TWICE.at(
+            yield _training_loop_ownership.TWICE.at(
                 last.twice[0],
                 source=self.source,
                 count=len(last.twice),
                 how=how,
-                advice="Step once after each backward(), with optimizers that share no parameter.",
+                advice="step once after each backward(), with optimizers that share no parameter",
             )
         for index, uses in self.by_optimizer.items():
             late = [use for use in uses if use.call and not use.in_closure]

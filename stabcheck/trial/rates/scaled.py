@@ -1,4 +1,4 @@
-"""Optimizer steps at bent learning rates, whoever calls them.
+"""Optimizer steps at scaled learning rates, whoever calls them.
 
 The rate is changed around each `optimizer.step()` and put back right after it, so a scheduler, in the textbook loop or in the
 user's own step, goes on counting from the rates that it knows.
@@ -18,8 +18,8 @@ from stabcheck.trial.session import Session
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Which rates a probe trains with before they are bent: those that the loop sets, or, with `ramp`, a linear rise of the
+class RatePlan:
+    """Which rates a probe trains with before they are scaled: those that the loop sets, or, with `ramp`, a linear rise of the
     set-up's optimizer to its `peaks` (by group) within so many optimizer steps, held from there on."""
 
     peaks: tuple[float, ...] = ()
@@ -32,15 +32,15 @@ class Plan:
         return self.peaks[group] * min(1.0, (step + 1) / self.ramp)
 
 
-class Bend:
-    """What was seen of the optimizers while their rates were bent."""
+class ScaledRates:
+    """What was seen of the optimizers while their rates were scaled."""
 
-    def __init__(self, session: Session, plan: Plan, factor: float) -> None:
+    def __init__(self, session: Session, plan: RatePlan, factor: float) -> None:
         self.session, self.plan, self.factor = session, plan, factor
         self.steps = 0
         """Steps of the set-up's optimizer, or of all that hold weights of the model where it has none."""
-        self.bent = False
-        """Whether there was a rate to bend."""
+        self.any = False
+        """Whether there was a rate to scale."""
         self.share = 0.0
         """Share of the highest planned peak with which the last step was made; the factor is in it."""
         self._ids = {id(p) for p in session.model.parameters()}
@@ -48,7 +48,7 @@ class Bend:
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        """Bend every optimizer step inside."""
+        """Scale the rates of every optimizer step inside."""
         before = register_optimizer_step_pre_hook(self._before)
         after = register_optimizer_step_post_hook(self._after)
         try:
@@ -75,7 +75,7 @@ class Bend:
             shares.append(
                 float(group["lr"]) / self.plan.peaks[index] if is_own and self._has_peak(index) else self.factor
             )
-            self.bent = True
+            self.any = True
         if shares and (is_own or self.session.setup.optimizer is None):
             self.steps += 1
             self.share = max(shares)

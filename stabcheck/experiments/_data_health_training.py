@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from stabcheck.check import Finding, Rule, Skip
-from stabcheck.experiments._data_values import named
+from stabcheck.experiments._data_health_values import named
 
 if TYPE_CHECKING:
     from stabcheck.experiments.data_health import Data
@@ -22,72 +22,73 @@ EXTREME = 0.99
 
 BLOCKS = Rule(
     "SC1704",
-    "sorted-training-data",
+    "unshuffled-training-data",
     "fail",
-    message="Training samples come sorted and are not shuffled: {said}. After {steps} steps in this order the loss on "
-    "samples of all kinds is {given:.4g}, and {mixed:.4g} after as many steps on the same samples in random order.",
-    fix="Give the DataLoader shuffle=True (batches made by hand: shuffle the samples before cutting them, and again each epoch).",
+    message="training samples come sorted and are not shuffled: {said}; after {steps} steps in this order the loss on "
+    "samples of all kinds is {given:.4g}, and {mixed:.4g} after as many steps on the same samples in random order",
+    fix="give the DataLoader shuffle=True (batches made by hand: shuffle the samples before cutting them, and again "
+    "each epoch)",
 )
 UNPAIRED = Rule(
     "SC1705",
-    "broken-pairs",
+    "labels-change-between-passes",
     "fail",
-    message="An input has another label each time it comes: of {met:,} inputs that two passes over train_loader gave with the same "
-    "content, {agreeing:.0%} kept their label, as many as chance gives ({by_chance:.0%}).",
-    fix="Look for a permutation that is applied to the inputs or to the labels alone: in collate_fn (mixup without mixing the "
-    "labels), in the dataset, or in a sampler for one of two lists.",
+    message="an input has another label each time it comes: of {met:,} inputs that came again in a second pass over "
+    "train_loader, {agreeing:.0%} kept their label, no more than by chance ({by_chance:.0%})",
+    fix="look for a permutation that is applied to the inputs or to the labels alone: in collate_fn (mixup without "
+    "mixing the labels), in the dataset, or in a sampler for one of two lists",
 )
 INPUTS = Rule(
     "SC1708",
-    "badly-scaled-inputs",
+    "unnormalised-inputs",
     "fail",
-    message="Inputs are badly scaled ({where}: {range}): {raw}; on the same batches in standard units it comes {standard:.0%} of "
-    "that way in {steps} steps.",
-    fix="Standardise the inputs: subtract the mean and divide by the standard deviation of each feature (of the training part), "
-    "or start the model with a BatchNorm.",
+    message="inputs are badly scaled ({where}: {range}): {raw}; on the same batches, standardised, it gets "
+    "{standard:.0%} of that way in {steps} steps",
+    fix="standardise the inputs: subtract the mean and divide by the standard deviation of each feature (of the "
+    "training data), or start the model with a BatchNorm",
 )
 TARGETS = Rule(
     "SC1709",
-    "badly-scaled-targets",
+    "unnormalised-targets",
     "fail",
-    message="Targets are badly scaled ({where}: {range}): {raw}; on the same batches with targets in standard units it comes "
-    "{standard:.0%} of that way in {steps} steps.",
-    fix="Train on (target - mean) / std of the training part and undo it when predicting, or start the last bias at the mean and "
-    "scale the output.",
+    message="targets are badly scaled ({where}: {range}): {raw}; on the same batches, with targets standardised, it "
+    "comes {standard:.0%} of that way in {steps} steps",
+    fix="train on (target - mean) / std of the training data and undo it when predicting, or start the last bias at "
+    "the mean and scale the output",
 )
 REPEATED = Rule(
     "SC1714",
     "repeated-augmentation",
     "fail",
-    message="Random augmentation repeats itself: {how}.",
+    message="random augmentation repeats itself: {how}",
     fix="{advice}",
 )
 IMBALANCE = Rule(
     "SC1717",
-    "one-class-nearly-everywhere",
+    "class-imbalance",
     "warn",
-    message="{share:.1%} of {samples:,} training samples are of class {largest}, and nothing counters it: a constant guess "
-    "is right {share:.1%} of the time.",
-    fix="Weigh the loss (weight, pos_weight), draw with a WeightedRandomSampler, or watch a score that a constant guess does not "
-    "win, such as average precision.",
+    message="{share:.1%} of {samples:,} training samples are of class {largest}, and nothing counters the imbalance: a "
+    "constant guess is right {share:.1%} of the time",
+    fix="weight the loss (weight, pos_weight), draw with a WeightedRandomSampler, or judge by a score that a "
+    "constant guess does not win, such as average precision",
 )
 RULES = (BLOCKS, UNPAIRED, INPUTS, TARGETS, REPEATED, IMBALANCE)
 
 
 def ordered(data: Data) -> Iterator[Finding]:
     """SC1704."""
-    from stabcheck.trial.data import order
+    from stabcheck.trial.data import sample_order
 
-    found = order.order(data.session, data.train)
+    found = sample_order.order(data.session, data.train)
     if found is None:
         return
     data.measurements["sorted"] = {"between_batches": found.between, "by_chance": found.by_chance}
     setup = data.session.setup
-    if found.sorted < SORTED or not order.is_given_order(setup.train_loader):
+    if found.sorted < SORTED or not sample_order.is_given_order(setup.train_loader):
         return
     data.bench.tell(0.4, "training in random order")
     try:
-        worth = order.worth_of_mixing(data.bench, data.train, data.bench.seed)
+        worth = sample_order.worth_of_mixing(data.bench, data.train, data.bench.seed)
     except Skip as skip:
         data.unchecked("what the order of the training data does", skip.reason)
         return
@@ -113,7 +114,7 @@ def ordered(data: Data) -> Iterator[Finding]:
 
 def paired(data: Data) -> Iterator[Finding]:
     """SC1705."""
-    from stabcheck.trial.data.pairing import pairing
+    from stabcheck.trial.data.label_consistency import pairing
 
     found = pairing(data.session, data.train, data.seconds, data.bench.seed)
     if found is None:
@@ -131,7 +132,7 @@ def paired(data: Data) -> Iterator[Finding]:
 
 def repeated(data: Data) -> Iterator[Finding]:
     """SC1714."""
-    from stabcheck.trial.data.draws import quietly
+    from stabcheck.trial.data.augmentation import quietly
 
     found = quietly(data.session)
     if found is None:
@@ -141,13 +142,13 @@ def repeated(data: Data) -> Iterator[Finding]:
             f"reading a training sample seeds {found.generator}'s global generator with one and the same number: every "
             "sample is augmented alike, and dropout and shuffling repeat themselves too"
         )
-        advice = "Take the seeding out of the dataset; seed once, at the start of the script."
+        advice = "take the seeding out of the dataset; seed once, at the start of the script"
     else:
         how = (
             f"the training dataset draws from a generator of its own ({found.generator}), which every DataLoader worker gets "
             "a copy of: workers augment alike, and every epoch as the one before"
         )
-        advice = "Seed it in worker_init_fn, from torch.initial_seed(); or draw with torch, which every worker has seeded anew."
+        advice = "seed it in worker_init_fn, from torch.initial_seed(); or draw with torch, which is seeded anew in every worker"
     yield REPEATED.at(None, source=data.bench.source(found.dataset), how=how, advice=advice)
 
 
@@ -182,9 +183,9 @@ def scaled(data: Data) -> Iterator[Finding]:
 def _said(worth: Worth) -> str:
     way = "of the way from a constant guess to a perfect fit"
     if worth.raw == -math.inf:
-        return f"training ends in NaN or infinity after {worth.raw_steps} steps, none {way}"
-    share = f"{worth.raw:.0%}" if worth.raw is not None and worth.raw > 0 else "none"
-    return f"training comes {share} {way} in {worth.raw_steps} steps"
+        return f"training ends in NaN or infinity after {worth.raw_steps} steps, 0% {way}"
+    share = f"{worth.raw:.0%}" if worth.raw is not None and worth.raw > 0 else "0%"
+    return f"training gets {share} {way} in {worth.raw_steps} steps"
 
 
 def _argument(path: str) -> str:
@@ -194,15 +195,15 @@ def _argument(path: str) -> str:
 
 def _range(means: list[float], spreads: list[float]) -> str:
     if len(means) == 1:
-        return f"mean {means[0]:.3g}, spread {spreads[0]:.3g}"
+        return f"mean {means[0]:.3g}, standard deviation {spreads[0]:.3g}"
     there = [s for s in spreads if s > 0]
-    return f"spreads from {min(there):.3g} to {max(there):.3g}, means from {min(means):.3g} to {max(means):.3g}"
+    return f"standard deviations from {min(there):.3g} to {max(there):.3g}, means from {min(means):.3g} to {max(means):.3g}"
 
 
 def imbalanced(data: Data) -> Iterator[Finding]:
     """SC1717: only where nothing at all counters it."""
     from stabcheck.trial.data import contents
-    from stabcheck.trial.data.countered import is_plain
+    from stabcheck.trial.data.rebalancing import is_plain
 
     found = contents.counts(data.train)
     if not found:

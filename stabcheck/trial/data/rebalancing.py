@@ -1,4 +1,4 @@
-"""Whether a set-up does anything about classes that are rare."""
+"""Whether a set-up does anything about classes that are rare: weights in the loss, or a sampler."""
 
 from __future__ import annotations
 

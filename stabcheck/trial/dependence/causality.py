@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 
 from stabcheck.trial.batches import tensors
-from stabcheck.trial.influence.difference import is_changed, scale
-from stabcheck.trial.influence.subject import Changed, Subject
-from stabcheck.trial.influence.trace import Op, first, traced
+from stabcheck.trial.dependence.difference import is_changed, scale
+from stabcheck.trial.dependence.subject import Changed, Subject
+from stabcheck.trial.dependence.trace import Op, first, traced
 from stabcheck.userland import UserCodeError
 
 SHORTEST = 4

@@ -14,69 +14,70 @@ NON_FINITE = Rule(
     "SC1701",
     "non-finite-samples",
     "fail",
-    message="{rows:,} of the {samples:,} samples read from {key} hold NaN or infinite values ({where}, first in batch {batch}): "
-    "the loss of that batch is {loss}, and {mended:.4g} with them set to zero.",
-    fix="Find them with torch.isfinite in the dataset behind {key}, and drop or impute them; look where they come from "
-    "(a division by 0, a failed read, missing entries of a table).",
+    message="{rows:,} of the {samples:,} samples read from {key} hold NaN or infinite values ({where}, first in batch "
+    "{batch}): the loss of that batch is {loss}, and {mended:.4g} with them set to zero",
+    fix="find them with torch.isfinite in the dataset behind {key}, and drop or impute them; common sources are a "
+    "division by 0, a failed read and missing table entries",
 )
 BEYOND = Rule(
     "SC1702",
-    "values-beyond-the-model",
+    "values-out-of-range",
     "fail",
-    message="Batch {batch} of {key} cannot be trained on: it holds {what}, and {stage} raises {error}",
-    fix="Make the table fit the data (num_embeddings, number of classes, at least the largest value plus one), or look why "
-    "such values are in the data: another vocabulary, labels that start at 1, -1 for missing.",
+    message="batch {batch} of {key} cannot be used: it holds {what}, and {stage} raises {error}",
+    fix="make the table fit the data (num_embeddings, number of classes: at least the largest value plus one), or "
+    "find out why such values are in the data: another vocabulary, labels that start at 1, -1 for missing",
 )
 LAST = Rule(
     "SC1703",
-    "last-batch-raises",
+    "incomplete-last-batch-raises",
     "fail",
-    message="The last batch of {key} (number {batch}) holds only {what}, and {stage} raises {error}",
-    fix="Give the DataLoader drop_last=True, or a batch_size that leaves no such rest; a BatchNorm cannot be trained on "
-    "one sample, and a model must not count on one batch size.",
+    message="the last batch of {key} (number {batch}) holds only {what}, and {stage} raises {error}",
+    fix="give the DataLoader drop_last=True, or a batch_size that leaves no such remainder; BatchNorm cannot be "
+    "trained on one sample, and a model must not rely on one batch size",
 )
 ALIKE = Rule(
     "SC1706",
-    "samples-without-content",
+    "blank-inputs",
     "fail",
-    message="All inputs are the same: in {samples:,} samples {where} holds nothing but the value {value:g}{padding}, while the "
-    "targets differ.",
-    fix="Look at one sample right before the model. Words that are all unknown come from a vocabulary built from other text "
-    "(case, tokenizer); blank images from a failed read, or from integers divided by 255.",
+    message="all inputs are blank: in {samples:,} samples {where} holds nothing but the value {value:g}{padding}, while "
+    "the targets differ",
+    fix="look at one sample right before the model: words that are all unknown come from a vocabulary built from "
+    "other text (case, tokenizer), blank images from a failed read or from integer division by 255",
 )
 ONE_TARGET = Rule(
     "SC1707",
-    "targets-all-alike",
+    "constant-targets",
     "fail",
-    message="All {count:,} targets that count are the same, {value}: whatever the input, one answer is right.",
-    fix="Look where {where} is made: labels taken after their tokens were masked, a column that was overwritten, one class "
-    "left by a filter or by an unshuffled split.",
+    message="all {count:,} targets that count are {value}: whatever the input, one answer is right",
+    fix="look where {where} is made: labels taken after their tokens were masked, a column that was overwritten, one "
+    "class left by a filter or by an unshuffled split",
 )
 CODES = Rule(
     "SC1713",
     "missing-value-codes",
     "fail",
-    message="{value:g} stands for a missing value: it is in {share:.1%} of the samples (column {columns} of {where}), while "
-    "all other values there lie between {low:.4g} and {high:.4g}. The model takes it for a measurement.",
-    fix="Replace it before scaling (by the median of the training part), and add a column that says where it was.",
+    message="{value:g} stands for a missing value: it is in {share:.1%} of the samples (column {columns} of {where}), "
+    "while all other values there lie between {low:.4g} and {high:.4g}; the model takes it for a measurement",
+    fix="impute it before scaling (by the median of the training data), and add a column that says where it was",
 )
 LABEL_INSIDE = Rule(
     "SC1715",
-    "label-among-inputs",
+    "target-leakage",
     "fail",
-    message="Column {column} of the {columns} in {where} is the target itself, in all of {samples:,} samples (up to scale).",
-    fix="Drop the target's column from the inputs.",
+    message="column {column} of the {columns} in {where} is the target itself, in all of {samples:,} samples (up to "
+    "scale)",
+    fix="drop the target's column from the inputs",
 )
 RULES = (NON_FINITE, BEYOND, LAST, ALIKE, ONE_TARGET, CODES, LABEL_INSIDE)
 
 
 def unusable(data: Data) -> Iterator[Finding]:
     """SC1701 to SC1703: batches that spoil or end the run."""
-    from stabcheck.trial.data import misfits
+    from stabcheck.trial.data import unusable_batches
 
     for scan in data.scans:
         session, seed = data.session, data.bench.seed
-        spoilt = misfits.broken(data.bench.session, session, scan, seed)
+        spoilt = unusable_batches.broken(data.bench.session, session, scan, seed)
         if spoilt is not None:
             yield NON_FINITE.at(
                 None,
@@ -95,7 +96,7 @@ def unusable(data: Data) -> Iterator[Finding]:
                 "ids beyond a table and classes beyond the outputs", "on a GPU the process would not survive it"
             )
             continue
-        for rule, look in ((BEYOND, misfits.refused_values), (LAST, misfits.refused_last)):
+        for rule, look in ((BEYOND, unusable_batches.refused_values), (LAST, unusable_batches.refused_last)):
             refused = look(data.bench.session, session, scan, seed)
             if refused is not None:
                 yield rule.at(
@@ -114,7 +115,7 @@ def unusable(data: Data) -> Iterator[Finding]:
 
 def empty(data: Data) -> Iterator[Finding]:
     """SC1706, SC1707, SC1715, SC1713: nothing to learn from, or the wrong thing."""
-    from stabcheck.trial.data import codes, contents
+    from stabcheck.trial.data import contents, missing_values
 
     session, train, seed = data.session, data.train, data.bench.seed
     source = data.source(train.key)
@@ -138,9 +139,9 @@ def empty(data: Data) -> Iterator[Finding]:
             where=named(copied.path),
             samples=copied.samples,
         )
-    code = codes.missing_codes(session, train)
-    if code is not None and not codes.is_handled(session, train, code, seed):
-        known = code.value in codes.CODES
+    code = missing_values.missing_codes(session, train)
+    if code is not None and not missing_values.is_handled(session, train, code, seed):
+        known = code.value in missing_values.CODES
         yield CODES.at(
             None,
             source=source,

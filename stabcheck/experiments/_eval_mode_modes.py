@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from stabcheck.check import Finding, Rule, Source
-from stabcheck.experiments._aftermath import named
+from stabcheck.experiments._eval_mode_aftermath import named
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench

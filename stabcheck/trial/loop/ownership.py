@@ -44,13 +44,13 @@ def alive_optimizers() -> list[torch.optim.Optimizer]:
     return [o for o in gc.get_objects() if issubclass(type(o), torch.optim.Optimizer) and hasattr(o, "param_groups")]
 
 
-def homeless(model: nn.Module, reached: set[str], optimizers: Iterable[Any]) -> list[str]:
+def without_optimizer(model: nn.Module, reached: set[str], optimizers: Iterable[Any]) -> list[str]:
     """Names of the parameters of `reached` that none of `optimizers` holds."""
     held = held_by(*optimizers)
     return [name for name, p in model.named_parameters() if name in reached and p.requires_grad and id(p) not in held]
 
 
-def strangers(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+def foreign_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
     """Tensors in `optimizer` that are not the model's and have no gradient."""
     own = {id(p) for p in model.parameters()}
     held = [p for group in optimizer.param_groups for p in group["params"]]

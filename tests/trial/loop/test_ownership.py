@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from stabcheck.trial.loop.members import alive_optimizers, looks_fresh, reaches, replaced_by
+from stabcheck.trial.loop.ownership import alive_optimizers, looks_fresh, reaches, replaced_by
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from stabcheck.trial.influence.difference import Outputs, equal, is_changed, scale
-from stabcheck.trial.influence.effect import disturbed_embeddings
-from stabcheck.trial.influence.subject import Changed, Subject
+from stabcheck.trial.dependence.difference import Outputs, equal, is_changed, scale
+from stabcheck.trial.dependence.effect import disturbed_embeddings
+from stabcheck.trial.dependence.subject import Changed, Subject
 from stabcheck.userland import UserCodeError
 
 SHORTEST = 3

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from stabcheck.check import Source
 from stabcheck.trial.batches import tensors
-from stabcheck.trial.influence.subject import Changed, Subject
+from stabcheck.trial.dependence.subject import Changed, Subject
 from stabcheck.trial.validation.dropping import users_line
 from stabcheck.userland import UserCodeError, passed_on
 

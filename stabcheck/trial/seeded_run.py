@@ -25,7 +25,7 @@ PATIENCE = 2.0
 
 
 @dataclass
-class Life:
+class SeededRun:
     """One set-up from its making to a few steps later."""
 
     weights: dict[str, bytes]
@@ -38,7 +38,7 @@ class Life:
     """Whether the loss of the first batch, in eval mode and from one seed, comes out the same twice."""
 
 
-def live(bench: Bench, steps: int, *, again: bool = False) -> Life:
+def run_from_seed(bench: Bench, steps: int, *, again: bool = False) -> SeededRun:
     """Build the set-up and take a few steps, fewer where they are slow, all generators seeded just before and left alone.
     Whether the forward repeats is not asked `again`.
 
@@ -47,7 +47,7 @@ def live(bench: Bench, steps: int, *, again: bool = False) -> Life:
         UserCodeError: the loader or the step raised.
     """
     session = bench.session()
-    seen = Life({name: digest(t) for name, t in _state(session)})
+    seen = SeededRun({name: digest(t) for name, t in _state(session)})
     started = time.monotonic()
     for index, (_, batch) in enumerate(session.train_batches()):
         if index == 0 and not again:
@@ -94,7 +94,7 @@ def _repeats(session: Session, batch: Any, seed: int) -> bool | None:
     return losses[0] == losses[1] or all(map(math.isnan, losses))
 
 
-def apart(one: Life, two: Life) -> tuple[float, float]:
+def apart(one: SeededRun, two: SeededRun) -> tuple[float, float]:
     """Largest difference of the losses, and of the weights after the last step, relative to their size."""
     losses = [_relative(abs(a - b), abs(a)) for a, b in zip(one.losses, two.losses, strict=False)]
     weights = [

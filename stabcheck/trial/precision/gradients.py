@@ -22,7 +22,7 @@ HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
-class Twins:
+class GradientPair:
     """The gradients of one loss, in low precision and in float32."""
 
     cosine: float
@@ -41,7 +41,7 @@ class Twins:
     """The first module whose output is not finite in low precision."""
 
 
-def twins(session: Session, batch: Any, seed: int, *, autocast: str | None, scale: float) -> Twins:
+def gradient_pair(session: Session, batch: Any, seed: int, *, autocast: str | None, scale: float) -> GradientPair:
     """Both gradients for `batch`, with dropout off; nothing of the session is changed. `autocast` is the dtype of the
     regions that only the user's own step opens, `scale` what a GradScaler multiplies the loss with.
 
@@ -66,7 +66,7 @@ def twins(session: Session, batch: Any, seed: int, *, autocast: str | None, scal
         for x, y, name in zip(low, full, names, strict=True)
         if float(y.norm()) >= 0.1 * largest > 0
     ]
-    return Twins(
+    return GradientPair(
         cosine=_cosine(a, b),
         ratio=float(a.norm() / b.norm()) if float(b.norm()) > 0 else math.nan,
         flushed=float(((a == 0) & (b != 0)).sum() / max(int((b != 0).sum()), 1)),

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from stabcheck.trial.influence.difference import equal, is_changed, scale
-from stabcheck.trial.influence.order import _is_next
-from stabcheck.trial.influence.padding import _outside_run
-from stabcheck.trial.influence.subject import named_outputs, subject
-from stabcheck.trial.influence.trace import aligned, traced
-from tests.experiments.influence_cases import Model, sequences, setup
+from stabcheck.trial.dependence.causality import _is_next
+from stabcheck.trial.dependence.difference import equal, is_changed, scale
+from stabcheck.trial.dependence.padding import _outside_run
+from stabcheck.trial.dependence.subject import named_outputs, subject
+from stabcheck.trial.dependence.trace import aligned, traced
+from tests.experiments.dependence_cases import Model, sequences, setup
 
 
 def test_outputs_are_named_and_only_floating_ones_kept() -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from stabcheck.check import Skip
-from stabcheck.trial.data.misfits import loss_of
 from stabcheck.trial.data.scan import Scan, input_paths, replaced
+from stabcheck.trial.data.unusable_batches import loss_of
 from stabcheck.trial.session import Session
 from stabcheck.trial.split.fields import leaves
 from stabcheck.userland import UserCodeError

@@ -1,4 +1,4 @@
-"""Validation inputs that were prepared otherwise than training inputs, and what undoing it does to the validation loss."""
+"""Validation inputs that were preprocessed differently from training inputs, and what undoing it does to the validation loss."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from stabcheck.check import Skip
 from stabcheck.setup import TrainingSetup
 from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
-from stabcheck.trial.data.paired import Scale, course, level
 from stabcheck.trial.data.scan import Scan, input_paths, replaced
+from stabcheck.trial.data.short_training import Scale, course, level
 from stabcheck.trial.data.units import Units, units
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.split.fields import leaves
@@ -205,9 +205,9 @@ def compare(path: str, one: Units, two: Units, *each: Units | None) -> Suspicion
     if float(fits.double().mean()) >= MOST:
         identified = f"validation is {a:.4g} times training {'plus' if b >= 0 else 'minus'} {abs(b):.3g}"
     elif _is_standard(one) and not _is_standard(two):
-        identified = "training is in standard units (mean 0, spread 1 in every feature), validation is not"
+        identified = "training is standardised (mean 0, standard deviation 1 in every feature), validation is not"
     elif _is_standard(two) and not _is_standard(one):
-        identified = "validation is in standard units (mean 0, spread 1 in every feature), training is not"
+        identified = "validation is standardised (mean 0, standard deviation 1 in every feature), training is not"
     return Suspicion(path, one, two, ratio, shift, identified, lambda t: two.into(one, t.float()))
 
 

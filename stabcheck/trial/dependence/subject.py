@@ -18,7 +18,7 @@ from stabcheck.check import Skip
 from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.calls import Call, watched_call
-from stabcheck.trial.influence.difference import Outputs, equal
+from stabcheck.trial.dependence.difference import Outputs, equal
 from stabcheck.trial.modes import kept_modes
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session

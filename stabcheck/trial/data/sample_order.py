@@ -14,8 +14,8 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sequenti
 from stabcheck.check import Skip
 from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
-from stabcheck.trial.data.paired import Scale, course, level
 from stabcheck.trial.data.scan import Scan, scalar_targets
+from stabcheck.trial.data.short_training import Scale, course, level
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
 from stabcheck.trial.split.samples import unbatched

@@ -10,8 +10,8 @@ import torch
 
 from stabcheck.trial.batches import tensors
 from stabcheck.trial.calls import watched_call
-from stabcheck.trial.influence.padding import padded_inputs
-from stabcheck.trial.influence.subject import Subject
+from stabcheck.trial.dependence.padding import padded_inputs
+from stabcheck.trial.dependence.subject import Subject
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from stabcheck.check import Finding, Rule, Source
 from stabcheck.reading import called
 
 if TYPE_CHECKING:
-    from stabcheck.trial.loop.members import Orphan
+    from stabcheck.trial.loop.ownership import Orphan
     from stabcheck.trial.loop.watched import Watched
 
 MOST_FINDINGS = 5
@@ -18,24 +18,24 @@ UNOPTIMIZED = Rule(
     "SC1505",
     "parameters-without-optimizer",
     "fail",
-    message="{count} trainable parameter(s) of {at} get a gradient at every step, but no optimizer holds them: {at} keeps "
-    "the values it was made with{why}.",
-    fix="Add {at}'s parameters to the optimizer, or set requires_grad=False on them if they are meant to stay fixed.",
+    message="{count} trainable parameter(s) of {at} get a gradient at every step, but no optimizer holds them: {at} "
+    "keeps its initial values{why}",
+    fix="add {at}'s parameters to the optimizer, or set requires_grad=False on them if they are meant to stay fixed",
 )
 OTHER_TENSORS = Rule(
     "SC1506",
-    "optimizer-of-other-tensors",
+    "optimizer-holds-other-tensors",
     "fail",
-    message="The optimizer holds {foreign} tensor(s) that get no gradient, {whose}, and not the {count} parameter(s) of {at} "
-    "{instead}: {at} is never trained.",
-    fix="Build the optimizer last, from the parameters of this very model: after layers were replaced, the model was copied "
-    "or rebuilt, and its parts were chosen.",
+    message="the optimizer holds {foreign} tensor(s) that get no gradient, {whose}, instead of the {count} parameter(s) "
+    "of {at} {instead}: {at} is never trained",
+    fix="build the optimizer last, from the parameters of the model that is trained: after replacing layers, copying "
+    "or rebuilding the model, and choosing what to freeze",
 )
 TWICE = Rule(
     "SC1507",
     "parameters-updated-twice",
     "fail",
-    message="{count} parameter(s), {location} among them, are updated twice with the same gradient at each step: {how}.",
+    message="{count} parameter(s), {location} among them, are updated twice with the same gradient at each step: {how}",
     fix="{advice}",
 )
 RULES = (UNOPTIMIZED, OTHER_TENSORS, TWICE)
@@ -62,7 +62,7 @@ def judge(seen: Watched, source: Source | None) -> Iterator[Finding]:
             source=source,
             count=len(seen.doubled),
             how="a parameter group lists them twice",
-            advice="Give the optimizer each parameter once: list(dict.fromkeys(parameters)) removes tied ones and doubles.",
+            advice="give the optimizer each parameter once: list(dict.fromkeys(parameters)) removes repetitions",
         )
 
 
@@ -75,7 +75,7 @@ def _other_tensors(seen: Watched, source: Source | None) -> Finding:
         count=len(seen.foreign),
         at=called(module),
         whose="of a layer that the model no longer has" if seen.held else "frozen ones or those of another model",
-        instead="that took their place" if seen.held else "that do",
+        instead="that took their place" if seen.held else "that get one",
     )
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from stabcheck import stats
 from stabcheck.check import Skip
 from stabcheck.reading import GROWN, STALLED, TAIL
 from stabcheck.recording import Recording
+from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
-from stabcheck.trial.rates.bend import Plan
-from stabcheck.trial.rates.probe import Probe, run_probe
+from stabcheck.trial.rates.edge import Edge, EdgeSearch
+from stabcheck.trial.rates.scaled import RatePlan, ScaledRates
+from stabcheck.trial.rng import seed_all
 from stabcheck.userland import UserCodeError
 
 UNBOUNDED = -1e3
@@ -52,7 +55,7 @@ class Scale:
         )
 
 
-class Pairs:
+class Probes:
     """Probes at several multiples of the planned rate, each made once; those with the same `repeat` are comparable step by
     step. `seconds` is the time for all of them."""
 
@@ -63,7 +66,7 @@ class Pairs:
             peaks = bench.peak_rates()
         except (Skip, UserCodeError):  # lr-schedule tells what is wrong with it
             peaks = ()
-        self.plan = Plan(peaks, RAMP if share is not None and share < REACHED else 0)
+        self.plan = RatePlan(peaks, RAMP if share is not None and share < REACHED else 0)
         self.steps = recording.planned + self.plan.ramp * recording.accumulate_steps
         """Calls of the step in a probe: those of the trial, after the shortened warm-up where there is one."""
         self.scale = Scale(recording)
@@ -126,3 +129,78 @@ class Pairs:
             return False
         fallen = (scale.first - last) / max(scale.first - scale.floor, 1e-30)
         return (scale.is_known and scale.share(last) >= learnt) or (beside_lost and fallen >= learnt / 2)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One short training. `repeat` 0 sees the start and the batches of the trial, others have their own."""
+
+    factor: float
+    repeat: int
+    losses: tuple[float, ...]
+    """Loss before each step; the last one may be infinite or NaN, which ends a probe."""
+    seconds_per_step: float
+    edges: tuple[Edge, ...] = ()
+    why_not: str = ""
+    """Why it ended before its time, if it did and the loss is still a number."""
+
+
+def run_probe(
+    bench: Bench,
+    plan: RatePlan,
+    factor: float,
+    steps: int,
+    *,
+    repeat: int = 0,
+    search_at: tuple[int, ...] = (),
+) -> Probe:
+    """Train a fresh set-up for `steps` calls of its own step at `factor` times the planned rates.
+
+    Stops at a loss that is not finite and at the end of the bench's time. At the steps `search_at`
+    it also searches along the update for the largest stable rate.
+
+    Raises:
+        Skip: building the set-up again does not fit the budget.
+        UserCodeError: the user's function raised, or not even one step could be taken.
+    """
+    session = bench.session(bench.seed + repeat)
+    if repeat:  # a set-up that seeds itself, or a loader with its own generator, would repeat its order
+        seed_all(bench.seed + repeat)
+        for _ in range(repeat):
+            session.first_batch()
+    rates, losses, why_not = ScaledRates(session, plan, factor), list[float](), ""
+    search = EdgeSearch(session, rates, bench.seed) if search_at else None
+    searching = 0.0
+    started = time.monotonic()
+    iterator = session.train_batches()
+    with rates.active():
+        for index in range(steps):
+            try:
+                _, batch = next(iterator)
+                if search is not None and index in search_at:
+                    before = time.monotonic()
+                    loss = search.step(batches.clone(batch))
+                    searching += time.monotonic() - before
+                else:
+                    if search is not None:
+                        search.keep(batch, wanted=index + 1 in search_at)
+                    loss = session.step(batch)
+            except UserCodeError as error:
+                # What a scaled rate or another start breaks is no fault of the user's.
+                if (not losses and factor == 1 and not repeat) or error.blame == "stabcheck":
+                    raise
+                why_not = error.message
+                break
+            if loss is None:
+                why_not = "train_step returns no loss"
+                break
+            losses.append(loss)
+            if not math.isfinite(loss):
+                break
+            if bench.remaining() < 0:
+                why_not = "the time was up"
+                break
+    if not rates.any and not why_not:
+        why_not = "no torch optimizer with a learning rate stepped weights of the model"
+    each = (time.monotonic() - started - searching) / max(len(losses), 1)
+    return Probe(factor, repeat, tuple(losses), each, tuple(search.found) if search else (), why_not)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
-from stabcheck.trial.influence.difference import Outputs, equal, scale
-from stabcheck.trial.influence.subject import Changed, Subject
-from stabcheck.trial.influence.trace import Op, aligned, traced
+from stabcheck.trial.dependence.difference import Outputs, equal, scale
+from stabcheck.trial.dependence.subject import Changed, Subject
+from stabcheck.trial.dependence.trace import Op, aligned, traced
 from stabcheck.trial.modes import kept_modes
 from stabcheck.userland import UserCodeError
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from stabcheck.check import Source
-from stabcheck.trial.influence.difference import Outputs, is_changed, scale
-from stabcheck.trial.influence.subject import Changed, Subject
-from stabcheck.trial.influence.trace import RESHAPES, Op, Trace, aligned, first, traced
+from stabcheck.trial.dependence.difference import Outputs, is_changed, scale
+from stabcheck.trial.dependence.subject import Changed, Subject
+from stabcheck.trial.dependence.trace import RESHAPES, Op, Trace, aligned, first, traced
 from stabcheck.userland import UserCodeError
 
 DONORS = 4
