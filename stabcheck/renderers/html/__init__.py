@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from stabcheck.renderers.html.figures import figures
-from stabcheck.renderers.html.page import page
+from stabcheck.renderers.html.figures import figures_of
+from stabcheck.renderers.html.page import document
 from stabcheck.renderers.wording import Wording
 
 if TYPE_CHECKING:
@@ -20,4 +20,4 @@ def render(report: Report, *, catalog: Sequence[Check] = (), base: str | None = 
     Raises:
         ModuleNotFoundError: plotly is not installed, and there are pictures to draw.
     """
-    return page(Wording(report, catalog, base), catalog, figures(report))
+    return document(Wording(report, catalog, base), catalog, figures_of(report))

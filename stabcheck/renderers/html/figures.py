@@ -18,7 +18,7 @@ MOST_LAYERS = 60
 """Rows of one picture; measurements that come without a limit of their own are cut there."""
 
 
-def figures(report: Report) -> list[Figure]:
+def figures_of(report: Report) -> list[Figure]:
     """The pictures, those of the whole run before those of single layers."""
     measured = {check.id: check.measurements for check in report.checks}
     gradients = measured.get("gradient-norms", {})

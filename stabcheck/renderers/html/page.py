@@ -26,7 +26,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inli
 FACTS = ("stabcheck", "python", "torch", "device", "seed")
 
 
-def page(wording: Wording, catalog: Sequence[Check], figures: Sequence[Figure]) -> str:
+def document(wording: Wording, catalog: Sequence[Check], figures: Sequence[Figure]) -> str:
     """The whole file."""
     report = wording.report
     word = STATUS_WORDS[report.status].upper()
