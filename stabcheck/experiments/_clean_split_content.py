@@ -29,6 +29,9 @@ SEARCHED = 0.9
 TORN = 0.02
 """Share of the training samples with a second label from which on it is worth a look."""
 
+SHOWN = 4
+"""Pairs of each kind whose content goes into the report: some kilobytes each where they are images."""
+
 DUPLICATES = Rule(
     "SC0302",
     "duplicate-samples",
@@ -89,6 +92,21 @@ class Case:
         """Some pairs as the user knows them: [index in training, index in validation]."""
         return [[self.train.name(t), self.val.name(v)] for t, v in list(zip(twins, rows, strict=True))[:5]]
 
+    def show(self, rule: Rule, twins: Any, rows: Any) -> None:
+        """Keep the first few pairs as they look, for a picture."""
+        from stabcheck.trial.split.looks import look
+
+        train, val = self.split.largest() or (None, None)
+        shown = [
+            {
+                "code": rule.code,
+                "train": {"index": self.train.name(twin), "looks": look(self.train, train, int(twin))},
+                "val": {"index": self.val.name(row), "looks": look(self.val, val, int(row))},
+            }
+            for twin, row in list(zip(twins, rows, strict=True))[:SHOWN]
+        ]
+        self.measurements["pairs"] = [*self.measurements.get("pairs", []), *shown]
+
     def report(self, rule: Rule, rows: Any, *, severity: Severity = "fail", **evidence: Any) -> None:
         """Publish a finding about these validation rows."""
         facts = {"count": len(rows), "of": self.of, "share": len(rows) / max(1, self.of), **evidence}
@@ -120,9 +138,14 @@ def duplicates(case: Case) -> Callable[[], None]:
         "expected": found.expected,
     }
     severity = found.verdict
+
+    def tell() -> None:
+        case.show(DUPLICATES, found.twins, found.rows)
+        case.report(DUPLICATES, found.rows, severity=severity, **facts)
+
     if found.repetitive or severity == "warn":
-        return lambda: case.report(DUPLICATES, found.rows, severity=severity, **facts)
-    case.report(DUPLICATES, found.rows, severity=severity, **facts)
+        return tell
+    tell()
     return nothing
 
 
@@ -174,6 +197,7 @@ def near_duplicates(case: Case) -> None:
     if best is None:
         return
     pairs = case.pairs(best.twins, best.rows)
+    case.show(NEAR_DUPLICATES, best.twins, best.rows)
     case.report(
         NEAR_DUPLICATES,
         best.rows,

@@ -51,7 +51,7 @@ def render(
     paper.write(verdict)
     paper.write()
     _write_table(paper, report)
-    for error, ids in _errors(report).items():
+    for error, ids in errors_of(report).items():
         _write_error(paper, error, ids, verbose=verbose)
     for cause in found:
         write_cause(paper, cause, rules, whys, base=base, verbose=verbose)
@@ -150,7 +150,7 @@ def _summary(check: CheckResult) -> str:
     return check.skip_reason or check.summary
 
 
-def _errors(report: Report) -> dict[CheckError, list[str]]:
+def errors_of(report: Report) -> dict[CheckError, list[str]]:
     """Every error once, with the checks that it kept from running."""
     found: dict[CheckError, list[str]] = {}
     for check in report.checks:
