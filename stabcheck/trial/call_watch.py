@@ -12,9 +12,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from stabcheck.trial.bench import Bench
+from stabcheck.trial.modes import undisturbed
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
-from stabcheck.trial.yardsticks import undisturbed
 from stabcheck.userland import UserCodeError, passed_on
 
 Watch = TypeVar("Watch", bound="CallWatch")

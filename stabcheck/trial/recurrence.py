@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from stabcheck.recording import Recurrence
+from stabcheck.trial.modes import undisturbed
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
-from stabcheck.trial.yardsticks import undisturbed
 from stabcheck.userland import UserCodeError
 
 MAX_MODULES = 8

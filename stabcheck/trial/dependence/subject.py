@@ -19,10 +19,9 @@ from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.calls import Call, watched_call
 from stabcheck.trial.dependence.difference import Outputs, equal
-from stabcheck.trial.modes import kept_modes
+from stabcheck.trial.modes import kept_modes, undisturbed
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
-from stabcheck.trial.yardsticks import undisturbed
 from stabcheck.userland import UserCodeError
 
 STIR = (0.02, 1e-4, 0.0)

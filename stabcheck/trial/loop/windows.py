@@ -17,9 +17,9 @@ from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.loop.events import Call, Use
 from stabcheck.trial.loop.trace import LoopTrace
+from stabcheck.trial.modes import undisturbed
 from stabcheck.trial.rng import kept_rng, seed_all
 from stabcheck.trial.session import Session
-from stabcheck.trial.yardsticks import undisturbed
 from stabcheck.userland import UserCodeError
 
 MOST_CALLS = 64

@@ -12,9 +12,10 @@ from torch.nn import functional as F
 
 from stabcheck.trial import batches
 from stabcheck.trial.losses import scalar, split
+from stabcheck.trial.modes import undisturbed
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
-from stabcheck.trial.yardsticks import domain_of, undisturbed
+from stabcheck.trial.yardsticks import domain_of
 from stabcheck.userland import UserCodeError, userland
 
 STEPS_AWAY = (1.0, 10.0, 100.0)

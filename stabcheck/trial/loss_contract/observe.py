@@ -18,9 +18,9 @@ from stabcheck.trial.loss_contract.faults import of_call, of_crossing
 from stabcheck.trial.loss_contract.origins import reached
 from stabcheck.trial.loss_contract.watch import Crossing, LossCall, LossWatch
 from stabcheck.trial.losses import split
+from stabcheck.trial.modes import undisturbed
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
-from stabcheck.trial.yardsticks import undisturbed
 from stabcheck.userland import UserCodeError
 
 BATCHES = 4

@@ -8,10 +8,9 @@ import torch
 from torch import nn
 
 from stabcheck.check import Skip
-from stabcheck.trial.modes import kept_modes
+from stabcheck.trial.modes import kept_modes, undisturbed
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
-from stabcheck.trial.yardsticks import undisturbed
 from stabcheck.userland import UserCodeError
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from stabcheck.trial import batches
+from stabcheck.trial.modes import undisturbed
 from stabcheck.trial.norms import dense
 from stabcheck.trial.overfit.dropout import dropout_off
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
-from stabcheck.trial.yardsticks import undisturbed
 from stabcheck.userland import userland
 
 HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}

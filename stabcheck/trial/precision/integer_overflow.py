@@ -11,9 +11,9 @@ from torch.overrides import TorchFunctionMode
 
 from stabcheck.check import Skip, Source
 from stabcheck.trial import batches
+from stabcheck.trial.modes import undisturbed
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
-from stabcheck.trial.yardsticks import undisturbed
 from stabcheck.userland import UserCodeError, is_users, passed_on
 
 SMALL = {torch.uint8, torch.int8, torch.int16}
