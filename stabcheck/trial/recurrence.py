@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from stabcheck.recording import Recurrence
+from stabcheck.trial.hooks import attached
 from stabcheck.trial.modes import undisturbed
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
@@ -53,11 +54,7 @@ def _profiles(session: Session, batch: Any, seed: int) -> dict[str, tuple[float,
         return read
 
     modules = [(n, m) for n, m in session.model.named_modules() if isinstance(m, nn.RNNBase)][:MAX_MODULES]
-    handles = [module.register_forward_hook(probe(name), with_kwargs=True) for name, module in modules]
-    try:
-        with kept_rng(seed), contextlib.suppress(UserCodeError), torch.no_grad():
-            session.loss(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    hooks = (module.register_forward_hook(probe(name), with_kwargs=True) for name, module in modules)
+    with attached(hooks), kept_rng(seed), contextlib.suppress(UserCodeError), torch.no_grad():
+        session.loss(batch)
     return found

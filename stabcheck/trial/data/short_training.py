@@ -11,6 +11,7 @@ from typing import Any
 
 from stabcheck import stats
 from stabcheck.trial import batches
+from stabcheck.trial.hooks import attached
 from stabcheck.trial.modes import kept_modes
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
@@ -107,11 +108,8 @@ def changed_arguments(session: Session, change: Callable[[str, Any], Any]) -> It
             {name: _mapped(value, name, change) for name, value in kwargs.items()},
         )
 
-    handle = session.model.register_forward_pre_hook(hook, with_kwargs=True)
-    try:
+    with attached(session.model.register_forward_pre_hook(hook, with_kwargs=True)):
         yield
-    finally:
-        handle.remove()
 
 
 def _mapped(value: Any, path: str, change: Callable[[str, Any], Any]) -> Any:
