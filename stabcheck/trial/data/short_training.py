@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +14,7 @@ from stabcheck.trial.hooks import attached
 from stabcheck.trial.modes import kept_modes
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
+from stabcheck.trial.steps import step_losses
 from stabcheck.trial.yardsticks import measure
 
 Change = Callable[[Any], Any]
@@ -42,18 +42,10 @@ def course(
     Raises:
         UserCodeError: the step raised.
     """
-    optimizer = session.setup.optimizer
-    groups = optimizer.param_groups if optimizer is not None else []
-    losses: list[float] = []
+    endless = (batches.clone(batch) for batch in itertools.cycle(given))
     with kept_rng(seed):
-        for batch in itertools.islice(itertools.cycle(given), steps):
-            for group, rate in zip(groups, rates, strict=False):
-                group["lr"] = rate
-            loss = session.step(batches.clone(batch))
-            losses.append(math.nan if loss is None else loss)
-            if not math.isfinite(losses[-1]) or time.monotonic() > deadline:
-                break
-    return losses
+        taken = step_losses(session, itertools.islice(endless, steps), rates=rates, deadline=deadline)
+        return [math.nan if loss is None else loss for loss in taken]
 
 
 def tail(losses: Sequence[float]) -> float:
