@@ -18,20 +18,15 @@ from stabcheck.userland import UserCodeError
 MAX_MODULES = 8
 
 
-def recurrences(
-    session: Session, kept: list[Any], initial: dict[str, torch.Tensor] | None, seed: int
-) -> tuple[Recurrence, ...]:
-    """For every nn.RNN, LSTM and GRU: ln |d(r·last state)/d(input at t)| for random r, with the initial weights and
-    with those after the trial. `initial` is the first state_dict, None if the model has no such module."""
-    if initial is None or not kept:
-        return ()
+def recurrences(session: Session, kept: list[Any], seed: int) -> tuple[Recurrence, ...]:
+    """For every nn.RNN, LSTM and GRU: ln |d(r·last state)/d(input at t)| for random r, with the weights as they are."""
     model = session.model
+    kinds = {name: type(module).__name__ for name, module in model.named_modules() if isinstance(module, nn.RNNBase)}
+    if not kinds or not kept:
+        return ()
     with undisturbed(model), kept_rng():
-        at_end = _profiles(session, kept[0], seed)
-        model.load_state_dict(initial)
-        at_start = _profiles(session, kept[0], seed)
-    kinds = {name: type(module).__name__ for name, module in model.named_modules()}
-    return tuple(Recurrence(n, kinds[n], at_start[n], at_end[n]) for n in at_start if n in at_end)
+        profiles = _profiles(session, kept[0], seed)
+    return tuple(Recurrence(name, kinds[name], profile) for name, profile in profiles.items())
 
 
 def _profiles(session: Session, batch: Any, seed: int) -> dict[str, tuple[float, ...]]:
