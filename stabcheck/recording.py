@@ -38,17 +38,12 @@ class Parameter:
     """One parameter tensor of the model."""
 
     name: str
-    aliases: tuple[str, ...]
-    """Further names of the same tensor (tied weights)."""
     shape: tuple[int, ...]
     module: str
-    module_kind: str
     trainable: bool
     """requires_grad when the trial began."""
     optimized: bool
     """Held by the set-up's optimizer, or by one that stepped in the trial."""
-    called: bool
-    """Its module ran in a forward of the trial."""
     zero_at_start: bool
     constant_at_start: bool
     matters: bool | None
@@ -105,9 +100,8 @@ class Recurrence:
 
     module: str
     kind: str
-    at_start: tuple[float, ...]
-    """ln of the norm of d(last state)/d(input at t), t = 0 .. T-1, with the initial weights."""
     at_end: tuple[float, ...]
+    """ln of the norm of d(last state)/d(input at t), t = 0 .. T-1, with the weights after the trial."""
 
 
 @dataclass(frozen=True)

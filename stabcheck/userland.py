@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Literal, TypeVar
 
 Blame = Literal["target", "stabcheck"]
@@ -144,6 +144,15 @@ def adopt(file: str) -> None:
 def is_users(filename: str) -> bool:
     """Whether a source file belongs to the user: neither to stabcheck nor to Python or an installed package."""
     return _owner(filename) == "user"
+
+
+def users_line(frame: FrameType | None) -> tuple[str, int] | None:
+    """File and line of the innermost code of the user's at or around `frame`."""
+    while frame is not None:
+        if is_users(frame.f_code.co_filename):
+            return frame.f_code.co_filename, frame.f_lineno
+        frame = frame.f_back
+    return None
 
 
 def users_frame(trace: str) -> tuple[str, int] | None:

@@ -9,12 +9,12 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.hooks import RemovableHandle
 
 from stabcheck.trial.bench import Bench
+from stabcheck.trial.hooks import running
+from stabcheck.trial.modes import undisturbed
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
-from stabcheck.trial.yardsticks import undisturbed
 from stabcheck.userland import UserCodeError, passed_on
 
 Watch = TypeVar("Watch", bound="CallWatch")
@@ -26,40 +26,29 @@ class CallWatch(TorchFunctionMode):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self._names = {id(module): name for name, module in model.named_modules()}
-        self._running: list[str] = []
+        self._names: dict[int, str] = {id(module): name for name, module in model.named_modules()}
+        self._running: list[nn.Module] = []
         self.entered: set[str] = set()
         """Modules whose forward ran."""
 
     @property
+    def innermost(self) -> nn.Module:
+        """The innermost module that is running; the model itself where none is."""
+        return self._running[-1] if self._running else self.model
+
+    @property
     def module(self) -> str:
-        """Path of the innermost module that is running; "" is the model itself."""
-        return self._running[-1] if self._running else ""
+        """Its path; "" is the model itself."""
+        return self._names.get(id(self.innermost), "")
 
     @contextlib.contextmanager
     def inserted(self) -> Iterator[Self]:
         """Watch what is called inside."""
-        self._running = []
-        handles: list[RemovableHandle] = []
-        for module in self.model.modules():
-            if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
-                continue
-            handles.append(module.register_forward_pre_hook(self._enter))
-            handles.append(module.register_forward_hook(self._leave, always_call=True))
-        try:
-            with self:
-                yield self
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _enter(self, module: nn.Module, args: Any) -> None:
-        self._running.append(self._names.get(id(module), ""))
-        self.entered.add(self._running[-1])
-
-    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self._running:
-            self._running.pop()
+        with (
+            running(self.model, lambda module: self.entered.add(self._names.get(id(module), ""))) as self._running,
+            self,
+        ):
+            yield self
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Every call of a torch function comes through here."""

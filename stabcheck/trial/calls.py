@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from stabcheck.check import Skip
+from stabcheck.trial.hooks import attached
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
 from stabcheck.userland import userland
@@ -49,12 +50,8 @@ def watched_call(session: Session, batch: Any, seed: int | None = None) -> Call:
     def note(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         seen.append((args, kwargs, output))
 
-    handle = session.model.register_forward_hook(note, with_kwargs=True)
-    try:
-        with torch.enable_grad(), kept_rng(seed):
-            loss = session.loss(batch)
-    finally:
-        handle.remove()
+    with attached(session.model.register_forward_hook(note, with_kwargs=True)), torch.enable_grad(), kept_rng(seed):
+        loss = session.loss(batch)
     if not seen:
         raise Skip("the loss is computed without calling the model itself, so its inputs and outputs are not seen")
     args, kwargs, output = seen[0]

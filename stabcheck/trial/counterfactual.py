@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import math
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,6 +12,7 @@ from stabcheck.reading import GROWN, Progress, progress
 from stabcheck.recording import Recording
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.session import Session
+from stabcheck.trial.steps import step_losses
 from stabcheck.userland import UserCodeError
 
 HELPED = 0.2
@@ -97,19 +98,16 @@ def trained(bench: Bench, change: Change, *, times: int = 1) -> Progress | None:
     assert recording is not None
     steps = _steps(recording, times)
     session = bench.session()
-    losses: list[float] = []
     try:
         with change(session) or contextlib.nullcontext():
-            batches = session.train_batches()
-            while len(losses) < steps:
-                loss = session.step(next(batches)[1])
-                if loss is None or bench.remaining() < 0:
-                    return None
-                losses.append(loss)
-                if not math.isfinite(loss):  # it does not come back
-                    losses += [loss] * (steps - len(losses))
+            batches = (batch for _, batch in session.train_batches())
+            taken = list(step_losses(session, itertools.islice(batches, steps), deadline=bench.deadline))
     except UserCodeError:
         return None
+    losses = [loss for loss in taken if loss is not None]
+    if len(losses) < len(taken) or not losses or bench.remaining() < 0:
+        return None
+    losses += losses[-1:] * (steps - len(losses))  # what is not finite does not come back
     return progress(with_losses(recording, losses))
 
 

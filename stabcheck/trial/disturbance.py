@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from stabcheck.check import Skip
+from stabcheck.trial.modes import undisturbed
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
-from stabcheck.trial.yardsticks import undisturbed
 from stabcheck.userland import UserCodeError
 
 

@@ -1,4 +1,4 @@
-"""The training modes of a model's modules, and what its optimizers hold."""
+"""What looking at a model must leave as it was: modes, weights, buffers, gradients. And what its optimizers hold."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 
 @contextmanager
@@ -19,6 +21,25 @@ def kept_modes(model: nn.Module) -> Iterator[None]:
         # Not by train(), which user code may override and which does not reach modules that are called by other means.
         for module, mode in modes.items():
             module.training = mode
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Put weights, buffers, modes and gradients back on leaving."""
+    gradients = [(p, p.grad) for p in model.parameters()]
+    kept = [(t, t.detach().clone()) for t in [*model.parameters(), *model.buffers()] if not is_lazy(t)]
+    for parameter, _ in gradients:
+        parameter.grad = None
+    try:
+        with kept_modes(model):
+            yield
+    finally:
+        with torch.no_grad():
+            for tensor, value in kept:
+                if not torch.equal(tensor, value):
+                    tensor.copy_(value)
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
 
 
 def held_by(*optimizers: Any) -> set[int]:

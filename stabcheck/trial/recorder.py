@@ -12,7 +12,6 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn.parameter import is_lazy
 
 from stabcheck.check import Skip
@@ -87,8 +86,6 @@ class _Trial:
         self.bad_batch: int | None = None
         parameters = dict(self.model.named_parameters())
         self.at_start = {name: (p.requires_grad, *_is_constant(p)) for name, p in parameters.items()}
-        recurrent = any(isinstance(m, nn.RNNBase) for m in self.model.modules())
-        self.initial_state = {k: v.clone() for k, v in self.model.state_dict().items()} if recurrent else None
 
     def run(self) -> Recording:
         wanted = set(sample_steps(self.planned))
@@ -171,7 +168,7 @@ class _Trial:
         signals = records.signal_records(self.signals)
         parameters = records.parameter_records(
             self.model, raw, seen, records.table(self.weights), records.table(self.updates),
-            counts=(len(steps), len(self.sampled)), called=self.signal_probe.called, at_start=self.at_start,
+            counts=(len(steps), len(self.sampled)), at_start=self.at_start,
             held=held_by(*known, setup.optimizer),
             matters=self._matters(raw, seen),
         )  # fmt: skip
@@ -184,7 +181,7 @@ class _Trial:
             target=bench.entry.target, seed=bench.seed, loop="train_step" if setup.train_step else "textbook",
             planned=self.planned, steps=steps, sampled=tuple(self.sampled), parameters=parameters, signals=signals,
             rectifiers=self.rectifiers.finished(len(steps)),
-            recurrences=recurrences(session, self.kept_batches[:1], self.initial_state, bench.seed),
+            recurrences=recurrences(session, self.kept_batches[:1], bench.seed),
             yardsticks=levels, optimizers=tuple(records.optimizer_facts(o) for o in known),
             clipping=Clipping(setup.clip_grad_norm, self.spy.clip_threshold),
             tokens=bool(signals) and signals[0].kind.startswith("Embedding"), accumulate_steps=setup.accumulate_steps,

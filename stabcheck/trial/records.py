@@ -53,7 +53,6 @@ def parameter_records(
     *,
     counts: tuple[int, int],
     held: set[int],
-    called: set[str],
     at_start: dict[str, tuple[bool, bool, bool]],
     matters: dict[str, bool | None],
 ) -> tuple[Parameter, ...]:
@@ -63,19 +62,13 @@ def parameter_records(
     each name (trainable, all zero, all equal).
     """
     steps, samples = counts
-    names: dict[int, list[str]] = {}
-    for name, p in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(p), []).append(name)
-    modules = dict(model.named_modules())
     found = []
     for name, p in model.named_parameters():
-        path = name.rpartition(".")[0]
         trainable, zero, constant = at_start.get(name, (p.requires_grad, False, False))
         found.append(
             Parameter(
-                name=name, aliases=tuple(names[id(p)][1:]), shape=tuple(p.shape), module=path,
-                module_kind=type(modules[path]).__name__ if path in modules else "", trainable=trainable,
-                optimized=id(p) in held, called=path in called, zero_at_start=zero, constant_at_start=constant,
+                name=name, shape=tuple(p.shape), module=name.rpartition(".")[0], trainable=trainable,
+                optimized=id(p) in held, zero_at_start=zero, constant_at_start=constant,
                 matters=matters.get(name), grad_norm=tuple(raw.get(name, [None] * steps)),
                 clipped_norm=tuple(seen.get(name, [None] * steps)), weight_norm=tuple(weights.get(name, [None] * samples)),
                 update_norm=tuple(updates.get(name, [None] * samples)),

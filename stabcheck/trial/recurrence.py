@@ -9,28 +9,24 @@ import torch
 from torch import nn
 
 from stabcheck.recording import Recurrence
+from stabcheck.trial.hooks import attached
+from stabcheck.trial.modes import undisturbed
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
-from stabcheck.trial.yardsticks import undisturbed
 from stabcheck.userland import UserCodeError
 
 MAX_MODULES = 8
 
 
-def recurrences(
-    session: Session, kept: list[Any], initial: dict[str, torch.Tensor] | None, seed: int
-) -> tuple[Recurrence, ...]:
-    """For every nn.RNN, LSTM and GRU: ln |d(r·last state)/d(input at t)| for random r, with the initial weights and
-    with those after the trial. `initial` is the first state_dict, None if the model has no such module."""
-    if initial is None or not kept:
-        return ()
+def recurrences(session: Session, kept: list[Any], seed: int) -> tuple[Recurrence, ...]:
+    """For every nn.RNN, LSTM and GRU: ln |d(r·last state)/d(input at t)| for random r, with the weights as they are."""
     model = session.model
+    kinds = {name: type(module).__name__ for name, module in model.named_modules() if isinstance(module, nn.RNNBase)}
+    if not kinds or not kept:
+        return ()
     with undisturbed(model), kept_rng():
-        at_end = _profiles(session, kept[0], seed)
-        model.load_state_dict(initial)
-        at_start = _profiles(session, kept[0], seed)
-    kinds = {name: type(module).__name__ for name, module in model.named_modules()}
-    return tuple(Recurrence(n, kinds[n], at_start[n], at_end[n]) for n in at_start if n in at_end)
+        profiles = _profiles(session, kept[0], seed)
+    return tuple(Recurrence(name, kinds[name], profile) for name, profile in profiles.items())
 
 
 def _profiles(session: Session, batch: Any, seed: int) -> dict[str, tuple[float, ...]]:
@@ -53,11 +49,7 @@ def _profiles(session: Session, batch: Any, seed: int) -> dict[str, tuple[float,
         return read
 
     modules = [(n, m) for n, m in session.model.named_modules() if isinstance(m, nn.RNNBase)][:MAX_MODULES]
-    handles = [module.register_forward_hook(probe(name), with_kwargs=True) for name, module in modules]
-    try:
-        with kept_rng(seed), contextlib.suppress(UserCodeError), torch.no_grad():
-            session.loss(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    hooks = (module.register_forward_hook(probe(name), with_kwargs=True) for name, module in modules)
+    with attached(hooks), kept_rng(seed), contextlib.suppress(UserCodeError), torch.no_grad():
+        session.loss(batch)
     return found

@@ -14,10 +14,10 @@ from torch.nn.parameter import is_lazy
 from stabcheck.check import Skip
 from stabcheck.trial.batches import tensors
 from stabcheck.trial.bench import Bench
+from stabcheck.trial.modes import undisturbed
 from stabcheck.trial.norms import dense
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
-from stabcheck.trial.yardsticks import undisturbed
 from stabcheck.userland import UserCodeError
 
 PATIENCE = 2.0

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from stabcheck.trial.bench import Bench
+from stabcheck.trial.hooks import before_steps
 from stabcheck.trial.weights import Weight, in_model
 
 STEPS = 40
@@ -47,7 +47,7 @@ def never_told_apart(bench: Bench, candidates: list[Weight]) -> list[Weight]:
     start = {i: w.rows_of(t).clone() for i, w in enumerate(candidates) if (t := in_model(session.model, w)) is not None}
     apart, alike = set[int](), set[int]()
 
-    def compare_gradients(optimizer: Any, args: Any, kwargs: Any) -> None:
+    def compare_gradients(optimizer: Any) -> None:
         for i in start:
             tensor = in_model(session.model, candidates[i])
             if isinstance(tensor, nn.Parameter) and tensor.grad is not None:
@@ -55,8 +55,7 @@ def never_told_apart(bench: Bench, candidates: list[Weight]) -> list[Weight]:
                 if not _are_same(rows, rows, SAME):
                     apart.add(i)
 
-    hook = register_optimizer_step_pre_hook(compare_gradients)
-    try:
+    with before_steps(session.model.parameters(), compare_gradients):
         batches = session.train_batches()
         for step in range(1, STEPS + 1):
             session.step(next(batches)[1])
@@ -71,6 +70,4 @@ def never_told_apart(bench: Bench, candidates: list[Weight]) -> list[Weight]:
                 break
             if bench.remaining() < 0:
                 return []
-    finally:
-        hook.remove()
     return [candidates[i] for i in sorted(alike - apart)]

@@ -13,7 +13,6 @@ outputs are replaced inside the forward.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -22,13 +21,14 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.parameter import is_lazy
 
 from stabcheck.recording import Yardsticks
+from stabcheck.trial.autograd_graph import nodes_behind
 from stabcheck.trial.batches import map_tensors, tensors
+from stabcheck.trial.hooks import attached
 from stabcheck.trial.losses import scalar, split
 from stabcheck.trial.minimise import FORWARD_EFFORT, minimise
-from stabcheck.trial.modes import kept_modes
+from stabcheck.trial.modes import undisturbed
 from stabcheck.trial.probes import own_parameters
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
@@ -60,25 +60,6 @@ def measure(session: Session, batches: list[Any], seed: int, *, shapes: Shapes |
     constant, zero, oracle = (v if v is not None and math.isfinite(v) else None for v in levels)
     what = "predictions set free" if setup.loss_fn else "outputs of the last modules held constant"
     return Yardsticks(constant, zero, oracle, f"{what}, on {len(batches)} batch{'es' * (len(batches) > 1)}")
-
-
-@contextlib.contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Put weights, buffers, modes and gradients back on leaving."""
-    gradients = [(p, p.grad) for p in model.parameters()]
-    kept = [(t, t.detach().clone()) for t in [*model.parameters(), *model.buffers()] if not is_lazy(t)]
-    for parameter, _ in gradients:
-        parameter.grad = None
-    try:
-        with kept_modes(model):
-            yield
-    finally:
-        with torch.no_grad():
-            for tensor, value in kept:
-                if not torch.equal(tensor, value):
-                    tensor.copy_(value)
-        for parameter, gradient in gradients:
-            parameter.grad = gradient
 
 
 def constants(outputs: torch.Tensor) -> list[torch.Tensor]:
@@ -201,16 +182,12 @@ def _of_forward(session: Session, batches: list[Any], seed: int) -> Levels:
     own = [call.detach().float() for calls in heads.values() for call in calls]
 
     def loss_with(hooks: dict[nn.Module, Any], which: list[Any]) -> torch.Tensor:
-        handles = [module.register_forward_hook(hook) for module, hook in hooks.items()]
-        try:
-            losses = []
+        losses = []
+        with attached(module.register_forward_hook(hook) for module, hook in hooks.items()):
             for index, batch in enumerate(which):
                 with kept_rng(seed + index):
                     losses.append(session.loss(batch).float())
-            return torch.stack(losses).mean()
-        finally:
-            for handle in handles:
-                handle.remove()
+        return torch.stack(losses).mean()
 
     def constant_loss(free: list[torch.Tensor]) -> torch.Tensor:
         return loss_with({m: _holding(itertools.repeat(f)) for m, f in zip(shared, free, strict=True)}, batches)
@@ -246,25 +223,11 @@ def _heads(session: Session, batch: Any, seed: int) -> dict[nn.Module, list[torc
                 owner[tensor.grad_fn] = module
                 alive.append(tensor)
 
-    handles = [m.register_forward_hook(note) for m in session.model.modules() if own_parameters(m)]
-    try:
-        with torch.enable_grad(), kept_rng(seed):
-            loss = session.loss(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-    found: list[nn.Module] = []
-    seen: set[Any] = set()
-    stack = [loss.grad_fn]
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if node not in owner:
-            stack.extend(parent for parent, _ in node.next_functions)
-        elif owner[node] not in found:
-            found.append(owner[node])
+    hooks = (m.register_forward_hook(note) for m in session.model.modules() if own_parameters(m))
+    with attached(hooks), torch.enable_grad(), kept_rng(seed):
+        loss = session.loss(batch)
+    owners = (owner[node] for node in nodes_behind(loss, stop=owner.__contains__) if node in owner)
+    found = dict.fromkeys(owners)
     return {module: calls[module] for module in found if module in calls}
 
 

@@ -47,8 +47,8 @@ def signal(
 
 def parameter(name: str = "0.weight", **changes: Any) -> Parameter:
     made = Parameter(
-        name=name, aliases=(), shape=(4, 4), module=name.rpartition(".")[0], module_kind="Linear", trainable=True,
-        optimized=True, called=True, zero_at_start=False, constant_at_start=False, matters=None, grad_norm=(1.0,) * STEPS,
+        name=name, shape=(4, 4), module=name.rpartition(".")[0], trainable=True,
+        optimized=True, zero_at_start=False, constant_at_start=False, matters=None, grad_norm=(1.0,) * STEPS,
         clipped_norm=(1.0,) * STEPS, weight_norm=(10.0,) * 10, update_norm=(0.1,) * 10,
     )  # fmt: skip
     return replace(made, **changes)

@@ -92,7 +92,7 @@ def test_equal_weights_are_named_as_the_cause() -> None:
 @pytest.mark.parametrize(("first", "expected"), [(-18.0, [("SC0704", "warn")]), (-9.9, [])])
 def test_memory_of_a_recurrence(first: float, expected: list[tuple[str, str]]) -> None:
     profile = tuple(first * (1 - t / 19) for t in range(20))
-    made = recording(recurrences=(Recurrence("rnn", "RNN", profile, profile),), steps=STALLED)
+    made = recording(recurrences=(Recurrence("rnn", "RNN", profile),), steps=STALLED)
 
     assert codes(made) == expected
 

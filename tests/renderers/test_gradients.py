@@ -10,7 +10,7 @@ from stabcheck.renderers.gradients import COLUMNS, TOTAL, render, rows
 
 def parameter(name: str, norms: tuple[float | None, ...]) -> Parameter:
     return Parameter(
-        name=name, aliases=(), shape=(2,), module="m", module_kind="Linear", trainable=True, optimized=True, called=True,
+        name=name, shape=(2,), module="m", trainable=True, optimized=True,
         zero_at_start=False, constant_at_start=False, matters=None, grad_norm=norms,
         clipped_norm=tuple(None if norm is None else min(norm, 1.0) for norm in norms), weight_norm=(), update_norm=(),
     )  # fmt: skip

@@ -17,10 +17,10 @@ from stabcheck.trial.bench import Bench
 from stabcheck.trial.data.scan import Scan, replaced, target_paths
 from stabcheck.trial.data.short_training import Scale, changed_arguments, course, tail
 from stabcheck.trial.data.units import Units, units
+from stabcheck.trial.modes import undisturbed
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
 from stabcheck.trial.split.fields import leaves
-from stabcheck.trial.yardsticks import undisturbed
 from stabcheck.userland import UserCodeError
 
 SUSPECT = 20.0

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from stabcheck import stats
 from stabcheck.trial import batches
+from stabcheck.trial.hooks import attached
 from stabcheck.trial.modes import kept_modes
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
+from stabcheck.trial.steps import step_losses
 from stabcheck.trial.yardsticks import measure
 
 Change = Callable[[Any], Any]
@@ -41,18 +42,10 @@ def course(
     Raises:
         UserCodeError: the step raised.
     """
-    optimizer = session.setup.optimizer
-    groups = optimizer.param_groups if optimizer is not None else []
-    losses: list[float] = []
+    endless = (batches.clone(batch) for batch in itertools.cycle(given))
     with kept_rng(seed):
-        for batch in itertools.islice(itertools.cycle(given), steps):
-            for group, rate in zip(groups, rates, strict=False):
-                group["lr"] = rate
-            loss = session.step(batches.clone(batch))
-            losses.append(math.nan if loss is None else loss)
-            if not math.isfinite(losses[-1]) or time.monotonic() > deadline:
-                break
-    return losses
+        taken = step_losses(session, itertools.islice(endless, steps), rates=rates, deadline=deadline)
+        return [math.nan if loss is None else loss for loss in taken]
 
 
 def tail(losses: Sequence[float]) -> float:
@@ -107,11 +100,8 @@ def changed_arguments(session: Session, change: Callable[[str, Any], Any]) -> It
             {name: _mapped(value, name, change) for name, value in kwargs.items()},
         )
 
-    handle = session.model.register_forward_pre_hook(hook, with_kwargs=True)
-    try:
+    with attached(session.model.register_forward_pre_hook(hook, with_kwargs=True)):
         yield
-    finally:
-        handle.remove()
 
 
 def _mapped(value: Any, path: str, change: Callable[[str, Any], Any]) -> Any:

@@ -13,10 +13,10 @@ import torch
 from stabcheck.check import Skip
 from stabcheck.trial import batches
 from stabcheck.trial.data.scan import Scan
+from stabcheck.trial.modes import undisturbed
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
 from stabcheck.trial.split.fields import leaves
-from stabcheck.trial.yardsticks import undisturbed
 from stabcheck.userland import UserCodeError
 
 Fresh = Callable[[], Session]

@@ -11,6 +11,7 @@ import torch
 from stabcheck.trial.dependence.difference import Outputs, equal, scale
 from stabcheck.trial.dependence.subject import Changed, Subject
 from stabcheck.trial.dependence.trace import Op, aligned, traced
+from stabcheck.trial.hooks import attached
 from stabcheck.trial.modes import kept_modes
 from stabcheck.userland import UserCodeError
 
@@ -149,9 +150,5 @@ def disturbed_embeddings(subject: Subject, ids: torch.Tensor, where: torch.Tenso
         return hook
 
     modules = subject.session.model.named_modules()
-    handles = [m.register_forward_hook(noisy(name)) for name, m in modules if isinstance(m, torch.nn.Embedding)]
-    try:
+    with attached(m.register_forward_hook(noisy(name)) for name, m in modules if isinstance(m, torch.nn.Embedding)):
         yield met
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -19,10 +19,10 @@ from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.calls import Call, watched_call
 from stabcheck.trial.dependence.difference import Outputs, equal
-from stabcheck.trial.modes import kept_modes
+from stabcheck.trial.hooks import attached
+from stabcheck.trial.modes import kept_modes, undisturbed
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
-from stabcheck.trial.yardsticks import undisturbed
 from stabcheck.userland import UserCodeError
 
 STIR = (0.02, 1e-4, 0.0)
@@ -119,14 +119,9 @@ class Subject:
             return leaf("", out)
 
         modules = [m for m in self.session.model.modules() if isinstance(m, nn.Embedding)]
-        handles = [m.register_forward_hook(embedded) for m in modules]
-        try:
-            args, kwargs = self._given(leaf)
-            with torch.enable_grad(), kept_rng(self.seed):
-                value = _named(self.call.again(*args, **kwargs))[output]
-        finally:
-            for handle in handles:
-                handle.remove()
+        args, kwargs = self._given(leaf)
+        with attached(m.register_forward_hook(embedded) for m in modules), torch.enable_grad(), kept_rng(self.seed):
+            value = _named(self.call.again(*args, **kwargs))[output]
         weights = torch.randn(value.shape, generator=torch.Generator().manual_seed(self.seed)).to(value)
         found = torch.autograd.grad((value * weights)[elements].sum(), leaves, allow_unused=True)
         return [(t, torch.zeros_like(t) if g is None else g) for t, g in zip(leaves, found, strict=True)]

@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from stabcheck.check import Source
 from stabcheck.trial.batches import tensors
+from stabcheck.trial.call_watch import CallWatch
 from stabcheck.trial.dependence.subject import Changed, Subject
-from stabcheck.trial.validation.dropping import users_line
-from stabcheck.userland import UserCodeError, passed_on
+from stabcheck.userland import UserCodeError, users_line
 
 MOST_NUMBERS = 50_000_000
 """Numbers that are kept of one forward (200 MB); what comes after is not traced."""
@@ -60,59 +59,42 @@ class Trace:
     ops: list[Op] = field(default_factory=list)
 
 
-class _Tracer(TorchFunctionMode):
+class _Tracer(CallWatch):
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+        super().__init__(model)
         self.trace = Trace()
         self.room = MOST_NUMBERS
         self.alive: list[Any] = []
-        self._names = {id(m): name for name, m in model.named_modules()}
-        self._running: list[nn.Module] = [model]
+        self._before: torch.Tensor | None = None
 
-    @contextlib.contextmanager
-    def inserted(self, model: nn.Module) -> Iterator[Trace]:
-        handles = []
-        for module in model.modules():
-            handles.append(module.register_forward_pre_hook(lambda m, args: self._running.append(m)))
-            handles.append(module.register_forward_hook(self._leave, always_call=True))
-        try:
-            with self:
-                yield self.trace
-        finally:
-            for handle in handles:
-                handle.remove()
+    def answer(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
+        """Keep what is going to be reshaped."""
+        reshaped = args[0] if name in RESHAPES else None
+        self._before = reshaped.detach().clone() if isinstance(reshaped, torch.Tensor) else None
+        return super().answer(name, func, args, kwargs)
 
-    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        if len(self._running) > 1:
-            self._running.pop()
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
-        reshaped = args[0].detach().clone() if name in RESHAPES and isinstance(args[0], torch.Tensor) else None
-        out = passed_on(func, *args, **kwargs)
+    def saw(self, name: str, args: Any, kwargs: Any, out: Any) -> None:
+        """Keep one operation."""
         results = list(tensors(args[0] if name == "__setitem__" else out))
         self.room -= sum(t.numel() for t in results)
         if not results or self.room < 0:
-            return out
-        inner = self._running[-1]
+            return
         given = list(tensors([list(args), list(kwargs.values())]))
         self.alive += [*given, *results]
         self.trace.ops.append(
             Op(
                 name=name,
-                module=self._names.get(id(inner), ""),
-                kind=type(inner).__name__,
-                line=users_line(sys._getframe(1)),
+                module=self.module,
+                kind=type(self.innermost).__name__,
+                line=users_line(sys._getframe()),
                 results=[t.detach().clone() for t in results],
                 given=tuple(map(id, given)),
                 made=tuple(map(id, results)),
                 axes=_axes(name, args, kwargs),
-                before=reshaped,
+                before=self._before,
                 differentiable=any(t.requires_grad for t in results),
             )
         )
-        return out
 
 
 _WITH_AXIS = {
@@ -153,9 +135,9 @@ def traced(subject: Subject, change: Changed | None = None) -> tuple[Trace, tupl
         entered.append(values[name])
         return values[name]
 
-    with tracer.inserted(subject.session.model) as trace, contextlib.suppress(UserCodeError):
+    with tracer.inserted(), contextlib.suppress(UserCodeError):
         subject.run(noted, graph=True)
-        return trace, tuple(map(id, entered))
+        return tracer.trace, tuple(map(id, entered))
     return None
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from stabcheck.trial.autograd_graph import nodes_behind
 from stabcheck.trial.batches import tensors
+from stabcheck.trial.hooks import attached
 from stabcheck.trial.modes import held_by
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
@@ -99,16 +101,9 @@ def orphans(session: Session, batch: Any, names: Sequence[str], held: set[int]) 
 
         return hook
 
-    handles = [
-        module.register_forward_hook(note(path), with_kwargs=True)
-        for path, module in model.named_modules()
-        if any(True for _ in module.parameters(recurse=False))
-    ]
-    try:
+    owners = [(path, m) for path, m in model.named_modules() if any(True for _ in m.parameters(recurse=False))]
+    with attached(m.register_forward_hook(note(path), with_kwargs=True) for path, m in owners):
         session.step(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
     ran_trained = [path for path in order if any(id(p) in trained for p in _own(model, path))]
     last_trained = len(order) - 1 - order[::-1].index(ran_trained[-1]) if ran_trained else -1
     return [
@@ -137,17 +132,7 @@ def modules_of(model: nn.Module, held: set[int]) -> int:
 
 def reaches(values: Sequence[torch.Tensor], wanted: set[int]) -> bool:
     """Whether the graph behind `values` holds one of the parameters whose `id` is in `wanted`."""
-    stack: list[Any] = [t.grad_fn for t in values]
-    seen: set[Any] = set()
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if id(getattr(node, "variable", None)) in wanted:
-            return True
-        stack += [parent for parent, _ in node.next_functions]
-    return False
+    return any(id(getattr(node, "variable", None)) in wanted for node in nodes_behind(*values))
 
 
 def looks_fresh(module: nn.Module) -> bool:

@@ -15,11 +15,12 @@ import torch
 from stabcheck.check import Skip
 from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
+from stabcheck.trial.hooks import attached
 from stabcheck.trial.loop.events import Call, Use
 from stabcheck.trial.loop.trace import LoopTrace
+from stabcheck.trial.modes import undisturbed
 from stabcheck.trial.rng import kept_rng, seed_all
 from stabcheck.trial.session import Session
-from stabcheck.trial.yardsticks import undisturbed
 from stabcheck.userland import UserCodeError
 
 MOST_CALLS = 64
@@ -171,12 +172,8 @@ class _Watch:
             return hook
 
         named = [(n, p) for n, p in self.session.model.named_parameters() if p.requires_grad]
-        handles = [p.register_hook(add(n)) for n, p in named]
-        try:
+        with attached(p.register_hook(add(n)) for n, p in named):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _scale(self, gap: int) -> Scale:
         """One more window, and the gradients of its micro-batches at the same weights with the same randomness."""

@@ -11,10 +11,12 @@ import torch
 from torch.nn import functional as F
 
 from stabcheck.trial import batches
+from stabcheck.trial.hooks import attached
 from stabcheck.trial.losses import scalar, split
+from stabcheck.trial.modes import undisturbed
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
-from stabcheck.trial.yardsticks import domain_of, undisturbed
+from stabcheck.trial.yardsticks import domain_of
 from stabcheck.userland import UserCodeError, userland
 
 STEPS_AWAY = (1.0, 10.0, 100.0)
@@ -54,16 +56,13 @@ class Prober:
                 outputs = self.session.outputs(self.batch)
         elif setup.compute_loss is not None:
             seen: list[Any] = []
-            handle = self.session.model.register_forward_hook(lambda module, args, output: seen.append((args, output)))
-            try:
-                with undisturbed(self.session.model), kept_rng(self.seed):
-                    self.session.loss(self.batch)
-            finally:
-                handle.remove()
+            note = self.session.model.register_forward_hook(lambda module, args, output: seen.append(output))
+            with attached(note), undisturbed(self.session.model), kept_rng(self.seed):
+                self.session.loss(self.batch)
             # Rewards and the like would be further tensors; a second call could be of anything.
             if len(seen) != 1 or len(list(batches.tensors([inputs, targets]))) != 2:
                 return
-            outputs = seen[0][1]
+            outputs = seen[0]
         else:
             return
         if isinstance(outputs, torch.Tensor) and outputs.is_floating_point() and isinstance(targets, torch.Tensor):
@@ -80,11 +79,9 @@ class Prober:
                 if setup.loss_fn is not None:
                     with userland("loss_fn"), torch.no_grad():
                         return float(scalar(setup.loss_fn(shaped, targets), "loss_fn"))
-                handle = self.session.model.register_forward_hook(lambda module, args, output: shaped + 0.0 * output)
-                try:
+                instead = self.session.model.register_forward_hook(lambda module, args, output: shaped + 0.0 * output)
+                with attached(instead):
                     return float(self.session.loss(self.batch).detach())
-                finally:
-                    handle.remove()
         except UserCodeError:
             return math.nan
 

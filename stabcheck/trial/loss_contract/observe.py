@@ -11,16 +11,16 @@ from typing import Any
 import torch
 
 from stabcheck.trial import batches
+from stabcheck.trial.autograd_graph import nodes_behind
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.loop_spy import LoopSpy
 from stabcheck.trial.loss_contract.fault import Fault
 from stabcheck.trial.loss_contract.faults import of_call, of_crossing
-from stabcheck.trial.loss_contract.origins import reached
 from stabcheck.trial.loss_contract.watch import Crossing, LossCall, LossWatch
 from stabcheck.trial.losses import split
+from stabcheck.trial.modes import undisturbed
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
-from stabcheck.trial.yardsticks import undisturbed
 from stabcheck.userland import UserCodeError
 
 BATCHES = 4
@@ -149,7 +149,7 @@ def own_passes(bench: Bench) -> list[Pass]:
 
 
 def _rooted(batch: Any, root: torch.Tensor, watch: LossWatch) -> Pass:
-    nodes = reached(root)
+    nodes = set(nodes_behind(root))
 
     def is_in(result: torch.Tensor | None) -> bool:
         return result is not None and result.grad_fn is not None and result.grad_fn in nodes

@@ -54,19 +54,6 @@ def softmax_axis(node: Any) -> tuple[int, tuple[int, ...]] | None:
     return axis % max(len(shape), 1), shape
 
 
-def reached(root: torch.Tensor) -> set[Any]:
-    """All nodes of the graph under `root`."""
-    seen: set[Any] = set()
-    stack = [root.grad_fn]
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        stack.extend(parent for parent, _ in node.next_functions)
-    return seen
-
-
 def sums_to_one(values: torch.Tensor, axis: int) -> bool:
     """Whether the values are probabilities along an axis of more than one element."""
     values = values.detach().float()

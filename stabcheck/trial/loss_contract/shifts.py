@@ -15,9 +15,9 @@ import torch
 from stabcheck.trial.loss_contract.fault import Fault
 from stabcheck.trial.loss_contract.observe import Pass
 from stabcheck.trial.loss_contract.watch import LossCall, LossWatch
+from stabcheck.trial.modes import undisturbed
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
-from stabcheck.trial.yardsticks import undisturbed
 from stabcheck.userland import UserCodeError
 
 SAME = 0.99

@@ -14,10 +14,10 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from stabcheck.check import Source
+from stabcheck.trial.hooks import running
 from stabcheck.trial.loss_contract.origins import origin
-from stabcheck.trial.validation.dropping import users_line
 from stabcheck.trial.validation.forward_watch import uncompiled
-from stabcheck.userland import passed_on
+from stabcheck.userland import passed_on, users_line
 
 CLASS_LOSSES = ("cross_entropy", "nll_loss")
 LOGIT_LOSSES = (
@@ -127,7 +127,8 @@ class LossWatch(TorchFunctionMode):
 
     def __post_init__(self) -> None:
         super().__init__()
-        self._running: list[str] = []
+        self._running: list[nn.Module] = []
+        self._names = {id(module): name for name, module in self.model.named_modules()}
         self._activated: dict[Any, str] = {}
         self._thread = threading.get_ident()
         self._spread: set[int] = set()
@@ -137,20 +138,12 @@ class LossWatch(TorchFunctionMode):
     def watching(self) -> Iterator[None]:
         """Observe everything that happens inside."""
         with contextlib.ExitStack() as stack:
-            for name, module in self.model.named_modules():
-                pre = module.register_forward_pre_hook(lambda module, args, name=name: self._running.append(name))
-                post = module.register_forward_hook(lambda *args: self._leave(), always_call=True)
-                stack.callback(pre.remove)
-                stack.callback(post.remove)
+            self._running = stack.enter_context(running(self.model))
             stack.enter_context(uncompiled())
             stack.enter_context(self)
             yield
         self._kept.clear()
         self._activated.clear()
-
-    def _leave(self) -> None:
-        if self._running:  # a module that raised before its first hook was never entered
-            self._running.pop()
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         """Call through, and note what a loss may be made of."""
@@ -195,7 +188,7 @@ class LossWatch(TorchFunctionMode):
                 self.token_ids.append(ids)
         elif name in {"softmax", "sigmoid", "tanh"}:
             if isinstance(result, torch.Tensor) and result.grad_fn is not None and self._running:
-                self._activated[result.grad_fn] = self._running[-1]
+                self._activated[result.grad_fn] = self._names.get(id(self._running[-1]), "")
         elif name in {"unsqueeze", "__getitem__", "expand", "expand_as"}:
             # Whoever adds an axis at the place itself wants the tensors to be spread.
             if isinstance(result, torch.Tensor) and result.dim() > args[0].dim():

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from stabcheck.check import Skip
-from stabcheck.trial.modes import kept_modes
+from stabcheck.trial.hooks import attached
+from stabcheck.trial.modes import undisturbed
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
-from stabcheck.trial.yardsticks import undisturbed
 from stabcheck.userland import UserCodeError
 
 
@@ -34,14 +34,11 @@ def silencing_dropouts(session: Session, seed: int) -> list[tuple[str, float]]:
 
     if not suspects:
         return []
-    handles = [module.register_forward_hook(look) for module in suspects]
+    hooks = (module.register_forward_hook(look) for module in suspects)
     try:
-        with undisturbed(session.model), kept_modes(session.model), kept_rng(seed):
+        with attached(hooks), undisturbed(session.model), kept_rng(seed):
             session.model.train()
             session.loss(session.first_batch())
     except (UserCodeError, Skip):  # the loss is known only inside the step: its mode says enough
         return [(name, float(module.p)) for module, name in suspects.items() if module.training]
-    finally:
-        for handle in handles:
-            handle.remove()
     return list(found.items())

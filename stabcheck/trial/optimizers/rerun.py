@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
-from torch.optim.optimizer import register_optimizer_step_pre_hook
-
 from stabcheck.trial.bench import Bench
-from stabcheck.trial.modes import held_by
+from stabcheck.trial.hooks import before_steps
+from stabcheck.trial.steps import step_losses
 
 Change = Callable[[Any], None]
 """Changes the options of one optimizer, in place."""
@@ -27,19 +25,12 @@ def rerun(bench: Bench, change: Change | None, *, steps: int, seed: int, deadlin
         Skip: the set-up does not say how it trains.
     """
     session = bench.session(seed)
-    ours = {id(p) for p in session.model.parameters()}
+    hook = change if change is not None else _nothing
+    with before_steps(session.model.parameters(), hook):
+        batches = (batch for _, batch in session.train_batches())
+        taken = step_losses(session, itertools.islice(batches, steps), deadline=deadline)
+        return tuple(math.nan if loss is None else loss for loss in taken)
 
-    def before_step(optimizer: Any, args: Any, kwargs: Any) -> None:
-        if change is not None and held_by(optimizer) & ours:
-            change(optimizer)
 
-    losses: list[float] = []
-    with contextlib.ExitStack() as stack:
-        stack.callback(register_optimizer_step_pre_hook(before_step).remove)
-        batches = session.train_batches()
-        for _ in range(steps):
-            loss = session.step(next(batches)[1])
-            losses.append(math.nan if loss is None else loss)
-            if not math.isfinite(losses[-1]) or time.monotonic() > deadline:
-                break
-    return tuple(losses)
+def _nothing(optimizer: Any) -> None:
+    """The options stay as they are."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import nn
 from stabcheck.check import Skip
 from stabcheck.trial.rng import kept_rng, seed_all
 from stabcheck.trial.session import Session
+from stabcheck.trial.steps import step_losses
 
 MOVING_WINDOW = 25
 """Steps over which a loss with moving randomness is averaged before it is believed."""
@@ -103,19 +104,20 @@ def fit_with_own_step(
 ) -> Fit:
     """Call the user's own step on `batch` again and again, its randomness held, the learning rate of each parameter
     group put back to `rates` before each call (the schedule is not what is asked)."""
-    groups = session.setup.optimizer.param_groups if session.setup.optimizer is not None else []
     losses: list[float] = []
     with kept_rng():
-        for _ in range(steps):
-            for group, rate in zip(groups, rates, strict=False):
-                group["lr"] = rate
-            seed_all(seed)
-            loss = session.step(batch)
+        for loss in step_losses(session, _held(batch, steps, seed), rates=rates):
             losses.append(math.nan if loss is None else loss)
             in_time(deadline)
-            if not math.isfinite(losses[-1]) or stop(losses):
+            if stop(losses):
                 break
     return Fit(max(rates, default=math.nan), tuple(losses))
+
+
+def _held(batch: Any, steps: int, seed: int) -> Iterator[Any]:
+    for _ in range(steps):
+        seed_all(seed)
+        yield batch
 
 
 def is_stochastic(session: Session, batch: Any, seed: int) -> bool:

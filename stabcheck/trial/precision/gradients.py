@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from stabcheck.trial import batches
+from stabcheck.trial.hooks import attached
+from stabcheck.trial.modes import undisturbed
 from stabcheck.trial.norms import dense
 from stabcheck.trial.overfit.dropout import dropout_off
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
-from stabcheck.trial.yardsticks import undisturbed
 from stabcheck.userland import userland
 
 HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -151,9 +152,5 @@ def _first_overflow(model: torch.nn.Module) -> Iterator[list[str]]:
         if batches.all_finite(args) and not batches.all_finite(output) and not any(True for _ in module.children()):
             found.append(names[module])
 
-    handles = [module.register_forward_hook(look) for module in names]
-    try:
+    with attached(module.register_forward_hook(look) for module in names):
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -11,10 +11,10 @@ from torch.overrides import TorchFunctionMode
 
 from stabcheck.check import Skip, Source
 from stabcheck.trial import batches
+from stabcheck.trial.modes import undisturbed
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
-from stabcheck.trial.yardsticks import undisturbed
-from stabcheck.userland import UserCodeError, is_users, passed_on
+from stabcheck.userland import UserCodeError, passed_on, users_line
 
 SMALL = {torch.uint8, torch.int8, torch.int16}
 _WRAPPING = {
@@ -54,17 +54,10 @@ class _Watch(TorchFunctionMode):
             except (TypeError, AttributeError, RuntimeError):
                 return out
             if wrong > 0:
-                self.found = Wrap(name.strip("_"), str(out.dtype).removeprefix("torch."), wrong, _users_line())
+                self.found = Wrap(
+                    name.strip("_"), str(out.dtype).removeprefix("torch."), wrong, users_line(sys._getframe())
+                )
         return out
-
-
-def _users_line() -> Source | None:
-    frame: Any = sys._getframe(1)
-    while frame is not None:
-        if is_users(frame.f_code.co_filename):
-            return frame.f_code.co_filename, frame.f_lineno
-        frame = frame.f_back
-    return None
 
 
 def first_wrap(session: Session, seed: int) -> Wrap | None:

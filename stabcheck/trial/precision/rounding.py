@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from stabcheck.trial.bench import Bench
-from stabcheck.trial.modes import held_by
+from stabcheck.trial.hooks import before_steps
 
 STEPS = 12
 """The first steps of Adam are as large as its rate, which later ones are not."""
@@ -39,13 +37,12 @@ def lost_updates(bench: Bench, factors: list[float], peak: float) -> Lost | str:
         Skip: the set-up does not say how it trains.
     """
     session = bench.session()
-    ours = {id(p) for p in session.model.parameters() if p.dtype in HALVES}
     shadows: dict[int, Any] = {}
     meant: list[tuple[torch.Tensor, torch.Tensor]] = []
     problem: list[str] = []
 
-    def before_step(optimizer: Any, args: Any, kwargs: Any) -> None:
-        if problem or not held_by(optimizer) & ours:
+    def before_step(optimizer: Any) -> None:
+        if problem:
             return
         if not type(optimizer).__module__.startswith("torch.optim"):
             problem.append(f"{type(optimizer).__name__} is no optimizer of torch, and may round in a way of its own")
@@ -61,8 +58,7 @@ def lost_updates(bench: Bench, factors: list[float], peak: float) -> Lost | str:
                 if p.dtype in HALVES:
                     meant.append((p.detach().clone(), (copy.detach() - start) * (peak / rate)))
 
-    with contextlib.ExitStack() as stack:
-        stack.callback(register_optimizer_step_pre_hook(before_step).remove)
+    with before_steps((p for p in session.model.parameters() if p.dtype in HALVES), before_step):
         batches = session.train_batches()
         for _ in range(STEPS * session.setup.accumulate_steps):
             session.step(next(batches)[1])

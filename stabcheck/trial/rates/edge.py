@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from stabcheck.trial import batches
+from stabcheck.trial.modes import undisturbed
 from stabcheck.trial.rates.scaled import ScaledRates
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
-from stabcheck.trial.yardsticks import undisturbed
 from stabcheck.userland import UserCodeError
 
 STRIDE = 4.0

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from stabcheck.trial.hooks import attached
 from stabcheck.trial.modes import held_by
 from stabcheck.trial.session import Session
 
@@ -50,12 +51,10 @@ class ScaledRates:
     def active(self) -> Iterator[None]:
         """Scale the rates of every optimizer step inside."""
         before = register_optimizer_step_pre_hook(self._before)
-        after = register_optimizer_step_post_hook(self._after)
         try:
-            yield
+            with attached(before, register_optimizer_step_post_hook(self._after)):
+                yield
         finally:
-            before.remove()
-            after.remove()
             self._put_back()
 
     def _before(self, optimizer: Any, args: Any, kwargs: Any) -> None:

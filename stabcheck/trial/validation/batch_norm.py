@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from stabcheck.stats import mean, median
 from stabcheck.trial import batches
+from stabcheck.trial.hooks import attached
 from stabcheck.trial.modes import kept_modes
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
@@ -158,12 +159,8 @@ class BatchNormTest:
 
             return hook
 
-        handles = [bn.register_forward_pre_hook(note(name)) for name, bn in self._layers.items()]
-        try:
+        with attached(bn.register_forward_pre_hook(note(name)) for name, bn in self._layers.items()):
             self._losses(batch_statistics=True, probes=1)
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _use_batch_statistics(self, on: bool) -> None:
         for bn in self._layers.values():

@@ -71,12 +71,3 @@ def author_of(frame: FrameType | None) -> Author | None:
             return Author((code.co_filename, frame.f_lineno), code.co_name, is_users(code.co_filename))
         frame = frame.f_back
     return None
-
-
-def users_line(frame: FrameType | None) -> Place | None:
-    """The innermost line of the user's own that is running."""
-    while frame is not None:
-        if is_users(frame.f_code.co_filename):
-            return frame.f_code.co_filename, frame.f_lineno
-        frame = frame.f_back
-    return None

@@ -31,11 +31,10 @@ from stabcheck.trial.validation.dropping import (
     author_of,
     is_dropping,
     strength_of,
-    users_line,
 )
 from stabcheck.trial.validation.mode_switches import hidden_path, switch
 from stabcheck.trial.validation.sightings import Activity, ModeCall, RootCall, Visit, fingerprint
-from stabcheck.userland import passed_on
+from stabcheck.userland import passed_on, users_line
 
 
 class TimeUpError(BaseException):

@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from stabcheck.check import NotChecked
 from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
+from stabcheck.trial.hooks import attached
 from stabcheck.trial.rng import RngState, kept_rng, rng_state
 from stabcheck.trial.validation.batch_norm import PROBES, BatchNormTest, is_erratic, last_of_epoch
 from stabcheck.trial.validation.followers import follows
@@ -223,20 +224,13 @@ class _Rehearsing:
             module.training = after.modes.get(name, module.training)
         held: dict[str, bool] = {}
         parameters = dict(model.named_parameters())
-        handles = [
-            _at_gradient(name, parameters[name], held)
-            for name in seen.changes.gradients
-            if parameters[name].requires_grad
-        ]
+        left = [name for name in seen.changes.gradients if parameters[name].requires_grad]
         try:
-            with ForwardWatch(model) as watch:
+            with attached(_at_gradient(name, parameters[name], held) for name in left), ForwardWatch(model) as watch:
                 self._step()
         except UserCodeError as error:
             seen.fails_after = seen.fails_after or ("train_step", error.message)
             return
-        finally:
-            for handle in handles:
-                handle.remove()
         seen.accumulates = any(held.values()) if held else None
         for key, visit in watch.visits.items():
             visit.drops = visit.drops or (key in self._stepped and self._stepped[key].drops)
