@@ -17,27 +17,31 @@ from stabcheck.stats import number
 
 Unit = Literal["number", "share", "seconds"]
 
-LOSS_CHANGE = 0.3
-"""Change of the loss at the start, in shares of the largest of both and of the losses of the best constant guess. {LOSS}"""
+LOSS_CHANGE = 0.4
+"""Change of the loss at the start, in shares of the largest of both and of the losses of the best constant guess. Between seeds
+it was 0.28 at most, in 74 pairs of runs of 31 healthy set-ups (two to four seeds of model, batches and trial each)."""
 
-LAYER_FACTOR = 3.0
-"""Change of a layer's gradient norm against the norm of all gradients together. {LAYER}"""
+LAYER_FACTOR = 4.0
+"""Change of a layer's gradient norm against the norm of all gradients together. Between seeds it was 2.01 at most, over 577
+pairs of layers of the same runs; twice that, as a report names every layer that moved."""
 
-TOTAL_FACTOR = 3.0
-"""Change of the norm of all gradients together, the median over the trial. {TOTAL}"""
+TOTAL_FACTOR = 2.5
+"""Change of the norm of all gradients together, the median over the trial. Between seeds it was 1.37 at most."""
 
 NEGLIGIBLE = 1e-3
 """Share of the whole gradient below which a layer's is as good as none: the rounding noise of a bias before a normalisation
 may well change tenfold."""
 
-DEAD_CHANGE = 0.15
-"""Change of the share of silent units in a layer. {DEAD}"""
+DEAD_CHANGE = 0.4
+"""Change of the share of silent units in a layer. Between seeds it was 0.17 at most in layers that learn, and 0.35 in a frozen
+one that was trained on other data, over 41 pairs of layers."""
 
 FEWEST_UNITS = 3
 """Units by which the number of silent ones must change besides, as in a narrow layer one unit is a large share."""
 
-RATE_FACTOR = 3.0
-"""Change of the largest stable learning rate. {RATE}"""
+RATE_FACTOR = 4.0
+"""Change of the largest stable learning rate. It is searched for in steps of 1.2 to 1.4, and between seeds it was 2.0 at most, in
+12 pairs of runs of 4 set-ups: twice that."""
 
 TIME_FACTOR = 2.0
 """A check, or all together, must take more than twice as long: other work on the machine makes it take up to that."""
@@ -82,7 +86,7 @@ def moved(old: Report, new: Report) -> tuple[Movement, ...]:
     def of(id: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         return pairs.get(id, ({}, {}))
 
-    # Later steps have other gradients: twenty against forty made a layer's share five times as large.
+    # Later steps have other gradients: in forty instead of twenty a layer's share was up to five times as large.
     alike = old.environment.get("steps") == new.environment.get("steps")
     return (
         *_loss(*of("exploding-gradients")),
