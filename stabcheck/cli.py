@@ -154,6 +154,20 @@ def diagnose(
         return publish(report, files, Shown(wanted, quiet, verbose, strict, color))
 
 
+@app.command(epilog="Exit codes: 0 the new file runs, 1 it does not yet, 2 nothing was written.")
+def init(script: given.Script = None, color: given.ColorOption = given.Color.AUTO) -> int:
+    """Begin an entry-point file, stabcheck_setup.py, from a training script.
+
+    SCRIPT is read, never imported. What can be found in it is wired in: model,
+    loaders, loss, optimizer, schedule, number of epochs, and functions of yours
+    that validate, save or load. What is not found is a marked gap in the file.
+    Then the file is tried for a few steps. No file is ever overwritten.
+    """
+    from stabcheck.beginning import begin
+
+    return begin(script, Look.of(sys.stdout, color))
+
+
 @app.command(
     epilog="Exit codes: 0 nothing is worse, 1 a finding appeared or a check newly warns, fails or cannot run, 2 no verdict."
 )
