@@ -1,9 +1,12 @@
-"""`stabcheck init` as it is called; three runs are real."""
+"""`stabcheck init` as it is called. The file that it writes is tried in this process, but for one."""
 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,16 +19,26 @@ Output = pytest.CaptureFixture[str]
 SCRIPT = SHAPES["train function"](LOOPS["plain"][0])
 
 
+WRITTEN = ("stabcheck_setup", "train", "pkg", "pkg.stabcheck_setup", "pkg.train", "pkg.sizes")
+
+
 @pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    monkeypatch.setattr(beginning, "QUICK", dataclasses.replace(beginning.QUICK, in_process=True))
+    yield
+    for name in WRITTEN:
+        sys.modules.pop(name, None)
 
 
 def _untried(monkeypatch: pytest.MonkeyPatch, *trouble: str) -> None:
     monkeypatch.setattr(beginning, "_trouble", lambda target: list(trouble))
 
 
-def test_a_script_becomes_an_entry_point_that_runs(capsys: Output) -> None:
+def test_a_script_becomes_an_entry_point_that_runs(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beginning, "QUICK", dataclasses.replace(beginning.QUICK, in_process=False))
     Path("train.py").write_text(SCRIPT)
 
     assert main(["init", "train.py"]) == 0
