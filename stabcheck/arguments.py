@@ -90,6 +90,13 @@ Topic = Annotated[
     typer.Argument(metavar="CODE|ID", help="A rule (SC0701), a check (dying-relu).", autocompletion=complete_topic),
 ]
 RecordingFile = Annotated[Path, typer.Argument(metavar="RECORDING", help="A file that --save-recording wrote.")]
+Script = Annotated[
+    Path | None,
+    typer.Argument(metavar="SCRIPT", help="Your training script; without it, the file is a template to fill in."),
+]
+OldReport = Annotated[Path, typer.Argument(metavar="OLD", help="A report that --json wrote, before the change.")]
+NewReport = Annotated[Path, typer.Argument(metavar="NEW", help="One after it.")]
+AllMoved = Annotated[bool, typer.Option("--verbose", "-v", help="Every measurement that moved.", rich_help_panel=_LOOK)]
 Arg = Annotated[
     list[str] | None,
     typer.Option(

@@ -157,6 +157,45 @@ def diagnose(
         return publish(report, files, Shown(wanted, quiet, verbose, strict, color))
 
 
+@app.command(epilog="Exit codes: 0 the new file runs, 1 it does not yet, 2 nothing was written.")
+def init(script: given.Script = None, color: given.ColorOption = given.Color.AUTO) -> int:
+    """Begin an entry-point file, stabcheck_setup.py, from a training script.
+
+    SCRIPT is read, never imported. What can be found in it is wired in: model,
+    loaders, loss, optimizer, schedule, number of epochs, and functions of yours
+    that validate, save or load. What is not found is a marked gap in the file.
+    Then the file is tried for a few steps. No file is ever overwritten.
+    """
+    from stabcheck.beginning import begin
+
+    return begin(script, Look.of(sys.stdout, color))
+
+
+@app.command(
+    epilog="Exit codes: 0 nothing is worse, 1 a finding appeared or a check newly warns, fails or cannot run, 2 no verdict."
+)
+def diff(
+    old: given.OldReport,
+    new: given.NewReport,
+    json: given.AsJson = False,
+    quiet: given.Quiet = False,
+    verbose: given.AllMoved = False,
+    color: given.ColorOption = given.Color.AUTO,
+) -> int:
+    """Say what is different between two reports in JSON.
+
+    Which findings appeared and which went, which checks changed.
+    And what was measured: it is told when it moved by more than another seed
+    would move it: loss at the start, gradient norms, silent units, largest
+    stable rate, and time when it more than doubled. That alone is not worse.
+    """
+    from stabcheck.publishing import publish_comparison, read_report
+
+    reports = read_report(old, "OLD"), read_report(new, "NEW")
+    look = Look.of(sys.stdout, color)
+    return publish_comparison(*reports, (str(old), str(new)), look, as_json=json, quiet=quiet, verbose=verbose)
+
+
 @app.command("list")
 def list_checks(json: given.AsJson = False, color: given.ColorOption = given.Color.AUTO) -> None:
     """Show all checks."""

@@ -196,6 +196,27 @@ def publish(report: Report, files: dict[str, OutputFile], shown: Shown) -> int:
     return exit_code(report, strict=shown.strict)
 
 
+def publish_comparison(
+    old: Report, new: Report, names: tuple[str, str], look: Look, *, as_json: bool, quiet: bool, verbose: bool
+) -> int:
+    """Print what is different in the report `new`; the exit code. `names` are those of the files."""
+    from json import dumps
+
+    from stabcheck.catalog import CATALOG
+    from stabcheck.comparison import compare
+    from stabcheck.renderers.diff import render, verdict
+
+    comparison = compare(old, new)
+    if as_json:
+        write(sys.stdout, dumps(comparison.to_json(), indent=2, ensure_ascii=False) + "\n", utf8=True)
+    elif quiet:
+        write(sys.stdout, clean(verdict(comparison), ascii=look.ascii) + "\n")
+    else:
+        text = render(comparison, names, **look.options(), catalog=CATALOG, base=os.getcwd(), verbose=verbose)
+        write(sys.stdout, text)
+    return 1 if comparison.worse else 0
+
+
 def say_not_loaded(report: Report, files: dict[str, OutputFile], shown: Shown) -> int:
     """One line says why nothing could be checked; JSON has it for every check."""
     _write_reports(report, files, shown)

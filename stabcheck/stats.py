@@ -36,3 +36,15 @@ def log(value: float | None) -> float:
     if value is None or math.isnan(value) or value < 0:
         return math.nan
     return math.log(value) if value > 0 else -math.inf
+
+
+def number(value: object) -> float | None:
+    """A number as a float, the words that a report has for NaN and infinities included; None if it is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    if isinstance(value, str) and value not in {"NaN", "Infinity", "-Infinity"}:
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf

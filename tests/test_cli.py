@@ -520,7 +520,7 @@ def test_no_argument_shows_help_and_is_no_pass(capsys: Output) -> None:
     assert "Usage: stabcheck" in captured.out + captured.err
 
 
-@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["diagnose", "-h"]])
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["diagnose", "-h"], ["diff", "-h"], ["init", "-h"]])
 def test_help(words: list[str], capsys: Output) -> None:
     assert main(words) == 0
     assert "Usage: stabcheck" in capsys.readouterr().out

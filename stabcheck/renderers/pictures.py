@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stabcheck.renderers.plots import Level, Series, plot
-from stabcheck.renderers.text import MAX_PROSE, Paper, as_records, number, numbers, short
+from stabcheck.renderers.text import MAX_PROSE, Paper, as_records, numbers, short
+from stabcheck.stats import number
 
 if TYPE_CHECKING:
     from stabcheck.report import CheckResult, Report

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from stabcheck.stats import number
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.text import Text
@@ -83,18 +85,6 @@ def _escape(character: str) -> str:
     return (
         character.encode("ascii", "backslashreplace").decode() if ord(character) > 126 else f"\\x{ord(character):02x}"
     )
-
-
-def number(value: object) -> float | None:
-    """`value` as a float; the strings that JSON has for NaN and infinities included. None if it is no number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    if isinstance(value, str) and value not in {"NaN", "Infinity", "-Infinity"}:
-        return None
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
 
 
 def numbers(values: object) -> list[float]:

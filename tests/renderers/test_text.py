@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stabcheck.renderers.text import clean, clip, fact, number, numbers, seconds, short
+from stabcheck.renderers.text import clean, clip, fact, numbers, seconds, short
+from stabcheck.stats import number
 
 
 @pytest.mark.parametrize(
