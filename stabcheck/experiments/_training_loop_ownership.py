@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from stabcheck.check import Finding, Rule, Source
 from stabcheck.reading import called
 
 if TYPE_CHECKING:
+    from stabcheck.trial.loop.hidden import Hidden
     from stabcheck.trial.loop.ownership import Orphan
     from stabcheck.trial.loop.watched import Watched
 
@@ -38,11 +39,20 @@ TWICE = Rule(
     message="{count} parameter(s), {location} among them, are updated twice with the same gradient at each step: {how}",
     fix="{advice}",
 )
-RULES = (UNOPTIMIZED, OTHER_TENSORS, TWICE)
+HIDDEN = Rule(
+    "SC1515",
+    "weights-outside-the-model",
+    "fail",
+    message="{count} parameter(s) in {at}{example}, get a gradient at every step, but {why}: they keep the values they were "
+    "made with.",
+    fix="{advice}",
+)
+RULES = (UNOPTIMIZED, OTHER_TENSORS, TWICE, HIDDEN)
+_CONTAINERS = {"list": "nn.ModuleList", "tuple": "nn.ModuleList", "dict": "nn.ModuleDict"}
 
 
-def judge(seen: Watched, source: Source | None) -> Iterator[Finding]:
-    """What is wrong with who owns which parameter."""
+def judge(seen: Watched, source: Source | None, defined: Callable[[Any], Source | None]) -> Iterator[Finding]:
+    """What is wrong with who owns which parameter; `defined` says where the user wrote the class of an object."""
     if seen.foreign and (seen.held or seen.foreign_held):
         yield _other_tensors(seen, source)
     elif seen.orphans:
@@ -56,6 +66,8 @@ def judge(seen: Watched, source: Source | None) -> Iterator[Finding]:
             at="loss_fn",
             why=f" ({seen.loss_parameters[0]})",
         )
+    for found in seen.hidden[:MOST_FINDINGS]:
+        yield _hidden(found, seen, source, defined)
     if seen.doubled:
         yield TWICE.at(
             seen.doubled[0],
@@ -64,6 +76,35 @@ def judge(seen: Watched, source: Source | None) -> Iterator[Finding]:
             how="a parameter group lists them twice",
             advice="give the optimizer each parameter once: list(dict.fromkeys(parameters)) removes repetitions",
         )
+
+
+def _hidden(found: Hidden, seen: Watched, source: Source | None, defined: Callable[[Any], Source | None]) -> Finding:
+    """Weights that the model keeps for itself but does not list can have been meant for nothing but training."""
+    shape = f" (the first is {' × '.join(map(str, found.shape)) or 'a single number'})"
+    if found.owner is None:
+        return HIDDEN.at(
+            None,
+            source=source,
+            severity="warn",
+            count=found.count,
+            at=f"a {found.name} beside the model",
+            example=f"{shape}, whose input comes from the model",
+            why="no optimizer holds them",
+            advice=f"Give the optimizer the parameters of the {found.name} too, and save it with the model; or set "
+            "requires_grad=False on them if they are meant to stay fixed.",
+        )
+    attribute = f"{found.owner}.{found.name}" if found.owner else found.name
+    instead = _CONTAINERS.get(found.inside, "nn.Module" if found.inside else "nn.Parameter")
+    kept = f"a plain {found.inside}" if found.inside else "a plain tensor"
+    return HIDDEN.at(
+        found.owner or None,
+        source=defined(seen.session.model.get_submodule(found.owner)) or source,
+        count=found.count,
+        at=attribute,
+        example=f", {kept}{shape}",
+        why=f"{kept} hides them from model.parameters(), so no optimizer holds them, and from the state_dict",
+        advice=f"Make {attribute} an {instead}, and build the optimizer after that.",
+    )
 
 
 def _other_tensors(seen: Watched, source: Source | None) -> Finding:

@@ -4,8 +4,8 @@
 Some calls of your own train_step, as they are, with each gradient followed through PyTorch's own hooks: which backward
 passes are in it when an optimizer uses it, whether it was used before, cleared, clipped before or after, still multiplied by
 the GradScaler. Accumulation, closures, several optimizers and two-pass steps (SAM, GANs, attacks) are told apart from mistakes,
-because only gradients that an optimizer uses count. Also: parameters that get gradients but have no optimizer, tensors in an
-optimizer that are no longer the model's, graphs that outlive their step.
+because only gradients that an optimizer uses count. Also: parameters that get gradients but have no optimizer, layers that
+the model does not list, tensors in an optimizer that are no longer the model's, graphs that outlive their step.
 
 ## Why it matters
 Misplaced or missing operations are among the most frequent silent bugs of PyTorch users. The loss often still falls for a
@@ -39,7 +39,7 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     seen = watch(bench)
     setup = seen.session.setup
     source = bench.source(setup.train_step)
-    findings = list(_training_loop_ownership.judge(seen, source))
+    findings = list(_training_loop_ownership.judge(seen, source, bench.source))
     if setup.train_step is not None:
         findings += list(_training_loop_order.Judge(seen, source).findings(bool(findings)))
     outcome = Outcome(_summary(seen, findings), tuple(findings), _measured(seen))

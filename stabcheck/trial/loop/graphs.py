@@ -5,12 +5,15 @@ from __future__ import annotations
 import bisect
 import gc
 import weakref
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 MOST_NODES = 200_000
 """Nodes of one graph that are looked at."""
+SAMPLED = 256
+"""Elements of a tensor by which a change of it is noticed."""
 NEAR = 4
 """Steps from the root within which a graph's own nodes are marked: the loss may have been divided or scaled since."""
 
@@ -19,12 +22,31 @@ class _Mark:
     pass
 
 
+@dataclass
+class Leaf:
+    """A tensor that graphs end in, which may be gone since."""
+
+    tensor: weakref.ref[torch.Tensor]
+    first: torch.Tensor
+    """Some of its elements when it was first met."""
+    calls: set[int] = field(default_factory=set)
+    """Calls in whose graphs it was."""
+
+
+def elements(tensor: torch.Tensor) -> torch.Tensor:
+    """Some elements, by which a change is noticed."""
+    flat = tensor.detach().reshape(-1)
+    return flat[:: max(1, flat.numel() // SAMPLED)].clone()
+
+
 class GraphLog:
     """The graphs that were differentiated, call by call. Nodes are numbered by autograd in the order of their making."""
 
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._marks: dict[int, list[weakref.ref[_Mark]]] = {}
+        self.leaves: dict[int, Leaf] = {}
+        """What the graphs end in, by the `id` of the tensor."""
 
     def begin(self) -> None:
         """A new call starts."""
@@ -46,6 +68,7 @@ class GraphLog:
                 seen.add(node)
                 number = _number(node)
                 if number is None:
+                    self._end(call, getattr(node, "variable", None))
                     continue
                 if number >= self._starts[0]:
                     oldest = min(oldest, bisect.bisect_right(self._starts, number) - 1)
@@ -54,6 +77,19 @@ class GraphLog:
                 following += [parent for parent, _ in node.next_functions]
             level, depth = following, depth + 1
         return len(seen), oldest if oldest < call else None
+
+    def _end(self, call: int, tensor: torch.Tensor | None) -> None:
+        if tensor is None or tensor.layout != torch.strided:
+            return
+        known = self.leaves.get(id(tensor))
+        if known is None or known.tensor() is not tensor:
+            known = self.leaves[id(tensor)] = Leaf(weakref.ref(tensor), elements(tensor))
+        known.calls.add(call)
+
+    def unmoved(self) -> list[torch.Tensor]:
+        """Tensors in which graphs of at least two calls end, and which are now as they were in the first."""
+        lasting = [(leaf.tensor(), leaf.first) for leaf in self.leaves.values() if len(leaf.calls) > 1]
+        return [tensor for tensor, first in lasting if tensor is not None and torch.equal(elements(tensor), first)]
 
     def _mark(self, call: int, node: Any) -> None:
         mark = _Mark()

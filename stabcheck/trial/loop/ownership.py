@@ -139,10 +139,11 @@ def looks_fresh(module: nn.Module) -> bool:
     """Whether the module's own parameters look as they do before any training: constant, or independent draws from one
     normal or uniform distribution around zero."""
     own = list(module.parameters(recurse=False))
-    return bool(own) and all(_is_drawn(p.detach()) for p in own)
+    return bool(own) and all(is_drawn(p.detach()) for p in own)
 
 
-def _is_drawn(parameter: torch.Tensor) -> bool:
+def is_drawn(parameter: torch.Tensor) -> bool:
+    """Whether its values are all one, or look like independent draws."""
     flat = parameter.reshape(-1).float().cpu()
     if flat.numel() < 2 or bool((flat == flat[0]).all()):
         return True

@@ -19,14 +19,11 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from stabcheck.trial import batches
 from stabcheck.trial.loop.accounts import Account, Accounts
 from stabcheck.trial.loop.events import Call, Clip, Use
-from stabcheck.trial.loop.graphs import GraphLog
+from stabcheck.trial.loop.graphs import GraphLog, elements
 from stabcheck.trial.loop_spy import replaced
 from stabcheck.trial.modes import held_by
 from stabcheck.trial.norms import norm, numbers, total
 from stabcheck.userland import passed_on
-
-SAMPLED = 256
-"""Elements of each parameter by which a change of it is noticed."""
 
 
 class LoopTrace:
@@ -255,13 +252,8 @@ class LoopTrace:
 
     def _sample(self) -> dict[int, torch.Tensor]:
         """Some elements of each parameter, as they are now."""
-        return {key: _elements(a.parameter) for key, a in self.accounts.by_id.items() if a.parameter.requires_grad}
+        return {key: elements(a.parameter) for key, a in self.accounts.by_id.items() if a.parameter.requires_grad}
 
     def _differing(self, before: dict[int, torch.Tensor], after: dict[int, torch.Tensor]) -> set[str]:
         apart = [key for key, value in before.items() if key in after and not torch.equal(value, after[key])]
         return {self.accounts.by_id[key].name for key in apart}
-
-
-def _elements(parameter: torch.Tensor) -> torch.Tensor:
-    flat = parameter.detach().reshape(-1)
-    return flat[:: max(1, flat.numel() // SAMPLED)].clone()

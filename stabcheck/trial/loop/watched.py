@@ -7,9 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import nn
+
 from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.loop.events import Call, Use
+from stabcheck.trial.loop.hidden import Hidden, hidden
 from stabcheck.trial.loop.ownership import (
     Orphan,
     alive_optimizers,
@@ -62,6 +66,8 @@ class Watched:
     """Modules all of whose trainable parameters have an optimizer."""
     loss_parameters: tuple[str, ...]
     """Parameters of loss_fn's own that get a gradient but have no optimizer."""
+    hidden: tuple[Hidden, ...]
+    """Weights that the model does not list, and nobody trains."""
 
     @property
     def uses(self) -> list[Use]:
@@ -103,6 +109,7 @@ def watch(bench: Bench) -> Watched:
         elif kept_alive >= len(trace.calls) - 1:
             take(MOST_CALLS - len(trace.calls))
             kept_alive = trace.graphs.alive()
+    suspects = _strays(session, trace)
     members = _members(session, trace, iterator)
     return Watched(
         session=session,
@@ -111,6 +118,7 @@ def watch(bench: Bench) -> Watched:
         holds=tuple(len(held_by(o) & trace.accounts.by_id.keys()) for o in trace.optimizers),
         stalled=not any(call.uses for call in trace.calls) and len(trace.calls) >= max(FEWEST, WINDOWS * every),
         graphs_alive=kept_alive,
+        hidden=tuple(hidden(session, next(iterator)[1], suspects)) if suspects else (),
         **members,
     )
 
@@ -146,6 +154,17 @@ def _members(session: Session, trace: LoopTrace, iterator: Any) -> dict[str, Any
         "trained_modules": modules_of(model, held),
         "loss_parameters": tuple(loss_missing),
     }
+
+
+def _strays(session: Session, trace: LoopTrace) -> list[torch.Tensor]:
+    """Leaves of the graphs that stay as they are, and that neither the model nor the loss nor any optimizer has."""
+    if not trace.moved:
+        return []
+    setup = session.setup
+    known = {id(p) for m in (setup.model, setup.loss_fn) if isinstance(m, nn.Module) for p in m.parameters()}
+    strays = [t for t in trace.graphs.unmoved() if id(t) not in known]
+    held = held_by(*alive_optimizers(), setup.optimizer) if strays else set()
+    return [t for t in strays if id(t) not in held]
 
 
 def _moved_by_hand(trace: LoopTrace) -> set[str]:
