@@ -67,6 +67,16 @@ def reached(root: torch.Tensor) -> set[Any]:
     return seen
 
 
+KNOWN = re.compile(r"Backward\d+$|AccumulateGrad$")
+"""PyTorch's own nodes; a function that somebody has written may normalise."""
+
+
+def is_without_logarithm(tensor: torch.Tensor) -> bool:
+    """Whether there is no logarithm, nor what may contain one, in all that a tensor was made by."""
+    nodes = reached(tensor)
+    return bool(nodes) and all(KNOWN.search(n.name()) and not re.search("log|softplus", n.name(), re.I) for n in nodes)
+
+
 def sums_to_one(values: torch.Tensor, axis: int) -> bool:
     """Whether the values are probabilities along an axis of more than one element."""
     values = values.detach().float()
