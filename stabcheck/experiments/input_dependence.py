@@ -3,9 +3,10 @@
 ## What it looks at
 The model's call on a training batch is repeated with other samples' content in the place of its inputs, all at once and one
 by one, in eval and in training mode, weights and every generator held. What changes nothing to the last bit is ignored; every
-operation of the forward is then compared to find the one that drops it. Gates that start at zero are opened first, and where
-a dead or saturated activation ends the signal its own check speaks. In padded sequences the embeddings of the padding, and those
-of everything else, are disturbed in turn. Over several batches, inputs are looked at for being all alike.
+operation of the forward is then compared to find the one that drops it. Gates that start at zero are opened first; where a
+dead or saturated activation ends the signal, or it shrinks until rounding swallows it, other checks speak. An input that the
+model spends weights on in vain is looked at again after a few training steps. In padded sequences the embeddings of the
+padding, and those of everything else, are disturbed in turn. Over several batches, inputs are looked at for being all alike.
 
 ## Why it matters
 A model that does not see its inputs learns the average of its targets: the loss falls at first, then stays, and nothing is
@@ -19,7 +20,7 @@ Hugging Face's `attention_mask` is 1 at what is to be seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from stabcheck.check import Finding, NotChecked, Outcome, Rule, Skip, experiment
@@ -68,15 +69,26 @@ ALIKE = Rule(
     fix="look at how the inputs are made: a vocabulary in which no word is found, a wrong column, a transform that "
     "erases them",
 )
+CUT_OFF = Rule(
+    "SC1906",
+    "main-input-cut-off",
+    "fail",
+    "the model has weights for {name} {shape}, and neither what it returns nor its loss depends on it, nor does it after {steps} "
+    "training steps: {cause}",
+    "follow {name} through forward(), from its weights on: a result that is not passed on, a mask or factor of zero, or a "
+    "softmax over an axis of length 1",
+)
 SEEN = 0.1
 """Reaction to the padding over that to the rest from which an ignored mask is worth a warning: a convolution that looks across
 the border of a long text into its padding is none."""
+WORDS = 4
+"""Integers per sample from which they are taken for a sequence; up to three may be sizes and numbers of whatever it is."""
 BATCHES = 3
 ENOUGH = 8
 """Samples from which equal inputs are no chance."""
 
 
-@experiment(title="Inputs matter", rules=(UNUSED, INVERTED, IGNORED_MASK, IGNORED_INPUT, ALIKE))
+@experiment(title="Inputs matter", rules=(UNUSED, INVERTED, IGNORED_MASK, IGNORED_INPUT, ALIKE, CUT_OFF))
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Exchange the inputs, and disturb the padding."""
     from stabcheck.trial.dependence.effect import varying
@@ -97,12 +109,16 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
         reactions: dict[str, float] = {}
         if not findings:
             findings, reactions = _padding(bench, found)
-    findings = findings or [_ignored(bench, found, name) for name in ignored if _is_feature(found, name)]
+        findings = findings or list(_ignored(bench, found, axes, ignored))
     measured = {"inputs": sorted(axes), "without_effect": ignored, "reactions": reactions}
     if not axes and not findings and not reactions:
         raise Skip(not_checked[0].why)
     read = " and ".join(name for name in axes if name not in ignored)
-    told = f"what the model returns depends on {read or 'none of its inputs'}"
+    told = (
+        f"what the model returns depends on {read or 'none of its inputs'}"
+        if read and not not_checked
+        else "not judged"
+    )
     return Outcome(findings[0].message if findings else told, tuple(findings), measured, tuple(not_checked))
 
 
@@ -110,14 +126,14 @@ def _effects(
     bench: Bench, found: Subject, axes: dict[str, int], not_checked: list[NotChecked]
 ) -> tuple[list[Finding], list[str]]:
     """What is wrong, and the inputs without effect."""
-    from stabcheck.trial.dependence.effect import end, without_effect
+    from stabcheck.trial.dependence.effect import end, is_wired, without_effect
 
     everything = [name for name in axes if not _is_label(name)]
     if not everything or not without_effect(found, {name: axes[name] for name in everything}, _predictions(found)):
         alone = [name for name in axes if without_effect(found, {name: axes[name]}, lambda outputs: outputs)]
         return [], alone
     place = end(found, {name: axes[name] for name in everything})
-    if place is None or not place.is_wiring:
+    if place is None or not place.is_wiring or (place.may_be_rounding and is_wired(found)):
         where = f" in {place.op.words}" if place and place.op else ""
         not_checked.append(
             NotChecked("whether inputs have an effect", f"their signal dies{where}, which other checks judge")
@@ -152,17 +168,37 @@ def _is_label(name: str) -> bool:
 
 
 def _is_feature(found: Subject, name: str) -> bool:
-    """Whether an input is more than a mask, an identifier or a weight for each sample."""
+    """Whether an input is more than a mask, a position, an identifier or a weight for each sample."""
     tensor = found.given(name)
-    plain = name in found.names and not _is_label(name)
-    return (
-        plain and tensor.is_floating_point() and tensor.dim() >= 2 and not bool(((tensor == 0) | (tensor == 1)).all())
-    )
+    if name not in found.names or _is_label(name) or tensor.dim() < 2 or bool(((tensor == 0) | (tensor == 1)).all()):
+        return False
+    # What rises from left to right are positions or offsets.
+    text = tensor.dim() == 2 and tensor.shape[1] >= WORDS and bool((tensor.diff(dim=1) < 0).any())
+    return tensor.is_floating_point() or text
 
 
-def _ignored(bench: Bench, found: Subject, name: str) -> Finding:
-    shape = tuple(found.given(name).shape)
-    return IGNORED_INPUT.at(None, source=bench.source(found.session.model), name=name, shape=shape)
+def _ignored(bench: Bench, found: Subject, axes: dict[str, int], ignored: list[str]) -> Iterator[Finding]:
+    from stabcheck.trial.dependence.wasted import STEPS, is_heard_by_loss, still_ignored, waste
+
+    for name in ignored:
+        alone, tensor = {name: axes[name]}, found.given(name)
+        if _is_label(name) or is_heard_by_loss(found, alone):
+            continue
+        facts: dict[str, Any] = {"name": name, "shape": tuple(tensor.shape)}
+        lost = waste(found, alone) if _is_main(found, axes, ignored, name) else None
+        if lost is not None and still_ignored(bench, alone):
+            end = "and its result is used nowhere" if lost.unread else "makes of it what does not depend on it"
+            facts |= {"steps": STEPS, "cause": f"{lost.op.words} {'is the last of it, ' if lost.unread else ''}{end}"}
+            yield CUT_OFF.at(lost.op.module, source=lost.op.line or bench.source(found.session.model), **facts)
+        elif _is_feature(found, name):
+            yield IGNORED_INPUT.at(None, source=bench.source(found.session.model), **facts)
+
+
+def _is_main(found: Subject, axes: dict[str, int], ignored: list[str], name: str) -> bool:
+    """Whether an input comes first in forward(), or is larger than any that is used."""
+    used = [found.given(other).numel() for other in axes if other not in ignored]
+    first = bool(found.names) and name == found.names[0]
+    return first or found.given(name).numel() > max(used, default=0)
 
 
 def _padding(bench: Bench, found: Subject) -> tuple[list[Finding], dict[str, float]]:

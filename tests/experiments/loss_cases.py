@@ -216,6 +216,13 @@ def tagged(ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return ids, torch.where(ids > SYMBOLS - 4, ids - SYMBOLS + 5, 0)
 
 
+def ctc(rows: torch.Tensor) -> torch.Tensor:
+    """Three equal steps in each of which one of four symbols may be said; symbols 1 and 2 are."""
+    count = len(rows)
+    targets = torch.tensor([[1, 2]]).expand(count, -1)
+    return F.ctc_loss(rows.expand(3, -1, -1), targets, torch.full((count,), 3), torch.full((count,), 2))
+
+
 # --- faulty: code -> set-ups
 
 FAULTY: dict[str, list[Setup]] = {
@@ -237,6 +244,13 @@ FAULTY: dict[str, list[Setup]] = {
         stepping(lambda m, b: F.nll_loss(m(b[0]).softmax(1), b[1])),
         computing(lambda m, b: F.kl_div(m(b[0]).softmax(1), F.one_hot(b[1], 4).float(), reduction="batchmean")),
         with_targets(even, nn.BCELoss(), flat),
+        computing(lambda m, b: F.nll_loss(m(b[0]) / 2 + 1, b[1])),
+        computing(lambda m, b: F.nll_loss(m(b[0]).exp(), b[1])),
+        computing(lambda m, b: ctc(m(b[0]))),
+        computing(lambda m, b: ctc(0.5 * m(b[0]))),
+        computing(lambda m, b: ctc(m(b[0]).softmax(-1))),
+        stepping(lambda m, b: ctc(m(b[0]))),
+        returning(lambda o, y: ctc(o)),
     ],
     "SC1603": [
         with_targets(first, nn.MSELoss(), column),
@@ -499,6 +513,12 @@ HEALTHY: dict[str, Setup] = {
     ),
     "soft margin": with_targets(lambda x, y: 2 * even(x, y) - 1, nn.SoftMarginLoss(), flat),
     "reserved class": with_targets(lambda x, y: y + 1, F.cross_entropy, ending_in(outputs=5)),
+    "ctc": computing(lambda m, b: ctc(m(b[0]).log_softmax(-1))),
+    "ctc of logarithms by hand": computing(lambda m, b: ctc(m(b[0]).softmax(-1).clamp_min(1e-6).log())),
+    "ctc less a prior": computing(
+        lambda m, b: ctc(m(b[0]).log_softmax(-1) - 0.3 * torch.tensor([-0.2, -1.0, -2.0, -3.0]))
+    ),
+    "cross-entropy in two parts": computing(lambda m, b: F.nll_loss(o := m(b[0]), b[1]) + o.logsumexp(1).mean()),
     "class probabilities": with_targets(lambda x, y: F.one_hot(y, 4).float(), F.cross_entropy),
     "some ignored": with_targets(lambda x, y: y.masked_fill(x[:, 0] > 0, -100), F.cross_entropy),
     "one output against one constant": with_targets(first, lambda o, t: F.mse_loss(o, t[:1]), flat),

@@ -268,3 +268,157 @@ def test_a_dict_of_labels_and_inputs(make_bench: Make) -> None:
         loader = DataLoader(TensorDataset(*sequences()), batch_size=16, collate_fn=collate)
         entry = setup(lambda read=read: WithLoss(read), loss_fn=None, train_loader=loader)  # type: ignore[misc]
         assert [f.code for f in run(make_bench, entry).findings] == codes
+
+
+def shrinking(depth: int = 14, act: Callable[[torch.Tensor], torch.Tensor] = torch.relu) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        layers = [nn.Linear(72 if i == 0 else 16, 16) for i in range(depth)]
+        for layer in layers:
+            nn.init.normal_(layer.weight, 0, 0.02)
+            nn.init.zeros_(layer.bias)
+
+        def forward(model: Any, x: torch.Tensor) -> torch.Tensor:
+            x = x.flatten(1)
+            for layer in model.layers:
+                x = act(layer(x))
+            return model.head(x)
+
+        return Model(forward, layers=nn.ModuleList(layers), head=nn.Linear(16, 3))
+
+    return make
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("act", [torch.relu, torch.tanh, F.gelu, lambda x: x])
+def test_a_signal_that_shrinks_until_rounding_swallows_it_is_left_to_other_checks(
+    act: Callable[[torch.Tensor], torch.Tensor], seed: int, make_bench: Make
+) -> None:
+    outcome = run(make_bench, setup(shrinking(act=act)), seed)
+    assert outcome.findings == ()
+    assert "their signal dies in linear in " in outcome.not_checked[0].why
+
+
+def test_a_mask_that_hides_everything_by_a_huge_number_is_wiring(make_bench: Make) -> None:
+    def hidden(model: Any, x: torch.Tensor) -> torch.Tensor:
+        return model.head(x.masked_fill(torch.ones_like(x, dtype=torch.bool), -1e9).amax(1))
+
+    assert only(run(make_bench, setup(lambda: Model(hidden, head=nn.Linear(6, 3))))).code == "SC1901"
+
+
+class Translator(nn.Module):
+    """Source tokens are encoded and `context(model, encoded, state)` is what the decoder gets of them."""
+
+    def __init__(self, context: Callable[..., torch.Tensor], *, loses: bool = False) -> None:
+        super().__init__()
+        self.context, self.loses = context, loses
+        self.words, self.encoder = nn.Embedding(20, 8), nn.GRU(8, 8, batch_first=True)
+        self.decoder, self.head = nn.GRU(16, 8, batch_first=True), nn.Linear(8, 20)
+        self.register_buffer("open", torch.zeros(()))
+
+    def forward(self, source: torch.Tensor, following: torch.Tensor) -> Any:
+        encoded, _ = self.encoder(self.words(source))
+        words = self.words(following[:, :-1])
+        context = self.context(self, encoded, words)
+        logits = self.head(self.decoder(torch.cat([words, context.expand(-1, words.shape[1], -1)], 2))[0])
+        return F.cross_entropy(logits.flatten(0, 1), following[:, 1:].flatten()) if self.loses else logits
+
+
+def translating(context: Callable[..., torch.Tensor], how: str = "loss") -> Any:
+    def compute_loss(model: nn.Module, batch: Any) -> torch.Tensor:
+        out = model(*batch)
+        return out if how == "model" else F.cross_entropy(out.flatten(0, 1), batch[1][:, 1:].flatten())
+
+    def open_up(setup: dict[str, Any]) -> dict[str, Any]:
+        def train_step(batch: Any) -> float:
+            setup["optimizer"].zero_grad()
+            loss = compute_loss(setup["model"], batch)
+            loss.backward()
+            setup["optimizer"].step()
+            setup["model"].open += 0.1
+            return loss.item()
+
+        return {**setup, "train_step": train_step}
+
+    def make() -> nn.Module:
+        return Translator(context, loses=how == "model")
+
+    build = setup(make, texts(), texts()[:, 4:], compute_loss=compute_loss)
+    return (lambda: open_up(build())) if how == "opening" else build
+
+
+def over_nothing(model: Any, encoded: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+    return (encoded.softmax(1) * torch.zeros_like(encoded)).sum(1, keepdim=True)
+
+
+def left_out(model: Any, encoded: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(len(words), 1, 8)
+
+
+def of_one_state(model: Any, encoded: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+    return encoded[:, -1:, :1].softmax(2).expand(-1, -1, 8)
+
+
+def behind_a_gate(model: Any, encoded: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+    return model.open * encoded[:, -1:]
+
+
+def last_state(model: Any, encoded: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+    return encoded[:, -1:]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("how", ["loss", "model", "opening"])
+@pytest.mark.parametrize(
+    ("context", "words"),
+    [
+        (over_nothing, "mul in Translator makes of it what does not depend on it"),
+        (left_out, "gru in encoder (GRU) is the last of it, and its result is used nowhere"),
+        (of_one_state, "softmax(dim=2) in Translator makes of it what does not depend on it"),
+    ],
+)
+def test_a_source_that_is_encoded_and_never_decoded(
+    context: Any, words: str, how: str, seed: int, make_bench: Make
+) -> None:
+    finding = only(run(make_bench, translating(context, how), seed))
+    assert (finding.code, finding.severity, finding.evidence["name"]) == ("SC1906", "fail", "source")
+    assert words in finding.message
+
+
+@pytest.mark.parametrize(("context", "how"), [(last_state, "loss"), (last_state, "model"), (behind_a_gate, "opening")])
+def test_a_source_that_is_decoded_sooner_or_later(context: Any, how: str, make_bench: Make) -> None:
+    outcome = run(make_bench, translating(context, how))
+    assert "SC1906" not in {f.code for f in outcome.findings}
+
+
+def test_a_source_that_is_never_read_is_a_warning(make_bench: Make) -> None:
+    def decoded(model: Any, source: torch.Tensor, following: torch.Tensor) -> torch.Tensor:
+        return model.head(model.words(following[:, :-1]))
+
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.head = nn.Embedding(20, 8), nn.Linear(8, 20)
+
+        def forward(self, source: torch.Tensor, following: torch.Tensor) -> torch.Tensor:
+            return decoded(self, source, following)
+
+    def compute_loss(model: nn.Module, batch: Any) -> torch.Tensor:
+        return F.cross_entropy(model(*batch).flatten(0, 1), batch[1][:, 1:].flatten())
+
+    finding = only(run(make_bench, setup(Reader, texts(), texts()[:, 4:], compute_loss=compute_loss)))
+    assert (finding.code, finding.severity, finding.evidence["name"]) == ("SC1904", "warn", "source")
+
+
+def test_labels_that_the_model_is_given_and_leaves_to_the_loss_are_no_input(make_bench: Make) -> None:
+    class Generous(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.head = nn.Embedding(20, 8), nn.Linear(8, 20)
+
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return self.head(self.words(x))
+
+    def compute_loss(model: nn.Module, batch: Any) -> torch.Tensor:
+        return F.cross_entropy(model(batch[0], batch[1]).flatten(0, 1), batch[1].flatten())
+
+    assert run(make_bench, setup(Generous, texts(), texts().flip(1), compute_loss=compute_loss)).findings == ()

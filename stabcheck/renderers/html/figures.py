@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from stabcheck.renderers.html.charts import Figure, curves, heat, profile
 from stabcheck.renderers.pictures import loss_levels, one_batch_curves, rate_curves
 from stabcheck.renderers.plots import Series
-from stabcheck.renderers.text import as_records, number, numbers
+from stabcheck.renderers.text import as_records, numbers
+from stabcheck.stats import number
 
 if TYPE_CHECKING:
     from stabcheck.report import Report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -58,11 +59,19 @@ class End:
     """The operation whose result no longer depends on them; None if none of them is used at all."""
     strength: float
     """Relative change of what went into it."""
+    share: float = math.inf
+    """The same change as a share of what came out."""
 
     @property
     def is_wiring(self) -> bool:
         """Whether the inputs are cut off by what the code does, and not by dead or saturated units."""
         return self.op is None or (self.strength >= FADED and self.op.name.strip("_") not in FLAT)
+
+    @property
+    def may_be_rounding(self) -> bool:
+        """Whether what came out is so much larger that the change may only be too small to show in it, as a signal that
+        has shrunk layer by layer is beside the bias of the last one."""
+        return self.op is not None and self.share < FADED
 
 
 def varying(subject: Subject) -> dict[str, int]:
@@ -114,7 +123,8 @@ def end(subject: Subject, axes: dict[str, int]) -> End | None:
     if base is None or other is None:
         return None
     strength = dict.fromkeys(entered, 1.0)
-    last, into = None, 0.0
+    sizes: dict[int, float] = {}
+    found = End(None, 0.0)
     for before, after in aligned(base, other):
         reached = [strength[i] for i in after.given if i in strength]
         for old, new, made in zip(before.results, after.results, after.made, strict=True):
@@ -122,9 +132,23 @@ def end(subject: Subject, axes: dict[str, int]) -> End | None:
                 strength.pop(made, None)
             else:
                 strength[made] = _relative(old, new)
+                sizes[made] = scale(new.float() - old.float())
         if reached and not any(made in strength for made in after.made) and before.name not in _LOOKS:
-            last, into = before, max(reached)
-    return End(last, into)
+            size = max((sizes[i] for i in after.given if i in strength and i in sizes), default=math.inf)
+            into = max((scale(t) for t in before.results), default=0.0)
+            found = End(before, max(reached), size / into if into else math.inf)
+    return found
+
+
+def is_wired(subject: Subject) -> bool:
+    """Whether gradients get through to the inputs, which they do through signals far too small to be seen in a forward: what
+    is cut off has none, what has only shrunk has a small one."""
+    for name, tensor in subject.base.items():
+        with contextlib.suppress(UserCodeError, RuntimeError):
+            found = subject.gradients(name, torch.ones_like(tensor, dtype=torch.bool))
+            if any(bool(gradient.any()) for _, gradient in found):
+                return True
+    return False
 
 
 _LOOKS = {"detach", "size", "dim", "numel", "is_floating_point"}

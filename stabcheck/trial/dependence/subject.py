@@ -126,12 +126,16 @@ class Subject:
         found = torch.autograd.grad((value * weights)[elements].sum(), leaves, allow_unused=True)
         return [(t, torch.zeros_like(t) if g is None else g) for t, g in zip(leaves, found, strict=True)]
 
+    def replaced(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], change: Changed
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Arguments of the model with `change(name, tensor)` in the place of each tensor."""
+        names = (self.names[i] if i < len(self.names) else f"argument {i + 1}" for i in range(len(args)))
+        mapped = tuple(_mapped(name, value, change) for name, value in zip(names, args, strict=True))
+        return mapped, {name: _mapped(name, value, change) for name, value in kwargs.items()}
+
     def _given(self, change: Changed) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        args = tuple(
-            _mapped(self.names[i] if i < len(self.names) else f"argument {i + 1}", value, change)
-            for i, value in enumerate(self.call.args)
-        )
-        return args, {name: _mapped(name, value, change) for name, value in self.call.kwargs.items()}
+        return self.replaced(self.call.args, self.call.kwargs, change)
 
 
 @contextlib.contextmanager
@@ -141,15 +145,25 @@ def subject(bench: Bench) -> Iterator[Subject]:
     Raises:
         Skip: the model's inputs or outputs cannot be seen, hold no sample axis, or vary from call to call.
     """
-    session = bench.shared()
-    with kept_rng(bench.seed), undisturbed(session.model):
+    with prepared(bench.shared(), bench.seed) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def prepared(session: Session, seed: int) -> Iterator[Subject]:
+    """The same for any session.
+
+    Raises:
+        Skip: as above.
+    """
+    with kept_rng(seed), undisturbed(session.model):
         batch = session.placed(session.first_batch())
         closed = _closed(session.model)
         for size in STIR if closed else (0.0,):
             with torch.no_grad():
                 for parameter in closed:
                     parameter.copy_(torch.randn_like(parameter) * size)
-            found = _handy(session, batch, bench.seed)
+            found = _handy(session, batch, seed)
             session.model.eval()
             found.base = found.run()
             if not found.base:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from stabcheck.trial.batches import tensors
-from stabcheck.trial.loop.members import is_drawn, looks_fresh, reaches
+from stabcheck.trial.loop.ownership import is_drawn, looks_fresh, reaches
 from stabcheck.trial.session import Session
 
 DEEPEST = 4

@@ -107,7 +107,7 @@ def _floor(call: LossCall, activation: str) -> str:
 
 def _scale(call: LossCall) -> Iterator[Fault]:
     """Scores or probabilities where their logarithms belong."""
-    if call.name not in {"nll_loss", "kl_div"} or not call.input.requires_grad:
+    if call.name not in {"nll_loss", "kl_div", "ctc_loss"} or not call.input.requires_grad or call.shiftless:
         return
     axis = call.class_axis if call.name == "nll_loss" else call.input.dim() - 1
     if origins.log_sums_to_one(call.input, axis):
@@ -115,11 +115,15 @@ def _scale(call: LossCall) -> Iterator[Fault]:
     made_by, _, _ = origins.origin(call.input)
     if made_by in {"Softmax", "Sigmoid"} or origins.sums_to_one(call.input, axis):
         what = "probabilities"
-    elif made_by in origins.SCORES:
+    elif made_by in origins.SCORES or origins.is_without_logarithm(call.input):
         what = "logits"
     else:
         return
-    remedy = "log_softmax(outputs, dim=1)" if what == "logits" else "the logarithm, by log_softmax in place of softmax"
+    remedy = (
+        f"log_softmax(outputs, dim={1 if call.name == 'nll_loss' else -1})"
+        if what == "logits"
+        else "the logarithm, by log_softmax in place of softmax"
+    )
     yield _wants(call, what, "log-probabilities", remedy)
 
 

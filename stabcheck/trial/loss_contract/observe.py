@@ -174,6 +174,16 @@ def _pull(root: torch.Tensor, calls: list[LossCall]) -> None:
         return
     for call, gradient in zip(calls, gradients, strict=True):
         call.pull = gradient.detach() if gradient is not None else None
+    for call in calls:
+        if call.name in {"nll_loss", "kl_div"} and call.input.requires_grad:
+            _note_shift(root, call)
+
+
+def _note_shift(root: torch.Tensor, call: LossCall) -> None:
+    (slope,) = torch.autograd.grad(root, call.input, retain_graph=True, allow_unused=True)
+    if slope is not None and call.input.dim():
+        axis = call.class_axis if call.name == "nll_loss" else call.input.dim() - 1
+        call.shiftless = bool(slope.sum(axis).abs().max() <= SAME_WEIGHT * slope.abs().sum(axis).max())
 
 
 def _common(gradient: torch.Tensor | None) -> float | None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from stabcheck.trial.autograd_graph import nodes_behind
+
 VIEWS = {
     "View", "UnsafeView", "ReshapeAlias", "Transpose", "T", "Permute", "Squeeze", "Unsqueeze", "Slice", "Select", "Index",
     "Clone", "ToCopy", "Alias", "Split", "SplitWithSizes", "Unbind", "MaskedSelect", "IndexSelect",
@@ -52,6 +54,16 @@ def softmax_axis(node: Any) -> tuple[int, tuple[int, ...]] | None:
     if axis >= 2**63:  # a negative axis as the unsigned number that it is kept in
         axis -= 2**64
     return axis % max(len(shape), 1), shape
+
+
+KNOWN = re.compile(r"Backward\d+$|AccumulateGrad$")
+"""PyTorch's own nodes; a function that somebody has written may normalise."""
+
+
+def is_without_logarithm(tensor: torch.Tensor) -> bool:
+    """Whether there is no logarithm, nor what may contain one, in all that a tensor was made by."""
+    nodes = list(nodes_behind(tensor))
+    return bool(nodes) and all(KNOWN.search(n.name()) and not re.search("log|softplus", n.name(), re.I) for n in nodes)
 
 
 def sums_to_one(values: torch.Tensor, axis: int) -> bool:

@@ -56,6 +56,8 @@ class LossCall:
     """What it raised: "" if nothing."""
     pull: torch.Tensor | None = None
     """d root / d result."""
+    shiftless: bool = False
+    """The root stays the same when all classes of a row are raised alike, as where a logsumexp is subtracted elsewhere."""
     made_by: str | None = None
     """The module in which the softmax, sigmoid or tanh was computed whose result is the input."""
     spread: bool = False
