@@ -147,6 +147,7 @@ EXPLAINS: tuple[Explains, ...] = (
     ),
     Explains("SC0510", ("SC0107", "SC0109", "SC0704"), "the rate is many times smaller than what was meant"),
     Explains("SC0508", ("SC0109", "SC0704"), "the rate never gets to where it was meant to be"),
+    Explains("SC0517", ("SC0109", "SC0704"), "the rate never gets to where it was meant to be"),
     Explains("SC0514", ("SC0107", "SC0109", "SC0704"), "at rate zero nothing moves"),
     Explains("SC0109", ("SC0704",), "at this rate nothing can have been learnt yet"),
     Explains("SC0901", (*NO_FIT, "SC0110", "SC07"), "a layer that never fires passes neither signal nor gradient"),

@@ -19,14 +19,13 @@ accumulate_steps. Step it right after optimizer.step() (or at the end of the epo
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from stabcheck.check import Finding, Outcome, Rule, Skip, Source, experiment
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
-    from stabcheck.trial.schedule.planned_rates import PlannedRun
+    from stabcheck.trial.schedule.forecast import Forecast
 
 OTHER_OPTIMIZER = Rule(
     "SC0501",
@@ -150,6 +149,14 @@ NEVER_ACTS = Rule(
     "rate stays the same to the end",
     "give its milestones in the unit in which it is called ({cadence}), within {calls} calls",
 )
+OVERTAKEN = Rule(
+    "SC0517",
+    "decay-overtakes-warm-up",
+    "warn",
+    "the rate never exceeds {share:.2g} times the {base:.3g} that the optimizer was given: {scheduler} multiplies a warm-up, "
+    "which is not over yet, with a decay, which turns the rate round at {peak:.3g} {when}",
+    "end the warm-up early in the run ({calls} calls, {cadence}) and begin the decay where it ends",
+)
 
 RULE_OF = {
     "other-optimizer": OTHER_OPTIMIZER,
@@ -161,6 +168,7 @@ RULE_OF = {
     "climbs": CLIMBS_BACK,
     "not-reached": NOT_REACHED,
     "cut-short": CUT_SHORT,
+    "overtaken": OVERTAKEN,
     "overwritten": OVERWRITTEN,
     "reset": OVERWRITTEN,
     "grows": GROWS,
@@ -178,9 +186,9 @@ RULE_OF = {
 )
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Plan the run, judge its rates, and return them for the plot."""
-    from stabcheck.trial.schedule.planned_run import plan_the_run
+    from stabcheck.trial.schedule.forecasting import forecast_rates
 
-    run = plan_the_run(bench)
+    run = forecast_rates(bench)
     finding = (
         _finding(bench, run)
         or _factor(bench, run)
@@ -204,7 +212,7 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     )
 
 
-def _finding(bench: Bench, run: PlannedRun) -> Finding | None:
+def _finding(bench: Bench, run: Forecast) -> Finding | None:
     """The fault of the whole curve in words."""
     from stabcheck.trial.schedule.words import facts_of
 
@@ -220,15 +228,16 @@ def _finding(bench: Bench, run: PlannedRun) -> Finding | None:
     return rule.at(place, source=_source(bench, run), severity=severity, **facts)
 
 
-def _source(bench: Bench, run: PlannedRun) -> Source | None:
+def _source(bench: Bench, run: Forecast) -> Source | None:
     """The function or class that makes the rates, where it is the user's."""
     scheduler = run.session.setup.scheduler
     functions = getattr(scheduler, "lr_lambdas", None) or [None]
     return bench.source(functions[0]) or bench.source(type(scheduler))
 
 
-def _factor(bench: Bench, run: PlannedRun) -> Finding | None:
+def _factor(bench: Bench, run: Forecast) -> Finding | None:
     """A LambdaLR whose function returns the rate itself: its highest factor is the base rate."""
+    from stabcheck.trial.schedule.base_rate import is_a_rate
     from stabcheck.trial.schedule.sizes import parts
 
     setup = run.session.setup
@@ -240,13 +249,13 @@ def _factor(bench: Bench, run: PlannedRun) -> Finding | None:
         if not bases or not functions or len(bases) != len(peaks):
             continue
         pairs = [(float(base), peak / float(base)) for base, peak in zip(bases, peaks, strict=True) if base > 0]
-        if pairs and all(base < 0.5 and math.isclose(factor, base, rel_tol=0.01) for base, factor in pairs):
+        if pairs and all(is_a_rate(factor, base) for base, factor in pairs):
             base, factor = pairs[0]
             return RATE_AS_FACTOR.at(source=bench.source(functions[0]), factor=factor, base=base, peak=factor * base)
     return None
 
 
-def _zero_group(bench: Bench, run: PlannedRun) -> Finding | None:
+def _zero_group(bench: Bench, run: Forecast) -> Finding | None:
     """A group that the scheduler, not its lr, keeps at zero; others train."""
     if run.reading.calls is None or run.session.setup.scheduler is None:
         return None
@@ -262,7 +271,7 @@ def _zero_group(bench: Bench, run: PlannedRun) -> Finding | None:
     return None
 
 
-def _cadence(bench: Bench, run: PlannedRun) -> Finding | None:
+def _cadence(bench: Bench, run: Forecast) -> Finding | None:
     """train_step steps the scheduler in another rhythm than scheduler_interval says, and the curve does not tell which is meant."""
     declared, seen = run.session.setup.scheduler_interval, run.observed
     if declared is None or seen is None or not seen.calls or run.by_hand or run.reading.unit == "epoch":
@@ -281,10 +290,10 @@ def _cadence(bench: Bench, run: PlannedRun) -> Finding | None:
     return None
 
 
-def _impatient(bench: Bench, run: PlannedRun) -> Finding | None:
+def _impatient(bench: Bench, run: Forecast) -> Finding | None:
     scheduler, per_epoch = run.session.setup.scheduler, run.session.steps_per_epoch
     patience = getattr(scheduler, "patience", None)
-    batchwise = run.reading.unit != "epoch" and not any(note.what.startswith("how often") for note in run.notes)
+    batchwise = run.reading.unit != "epoch" and not run.pace_assumed
     if not run.waits_for_metric or patience is None or per_epoch is None or not batchwise or patience + 1 >= per_epoch:
         return None
     return IMPATIENT.at(source=_source(bench, run), patience=patience, share=patience / per_epoch)

@@ -108,10 +108,10 @@ class Bench:
     def peak_rates(self) -> tuple[float, ...]:
         """The highest rate that each parameter group is planned to train with; empty without an optimizer."""
         if self._peaks is None:
-            from stabcheck.trial.schedule.simulation import planned_rates
+            from stabcheck.trial.schedule.simulation import planned_peaks
 
             scheduled = self.shared().setup.scheduler is not None
-            rates = planned_rates(self.session()) if scheduled else ()
+            rates = planned_peaks(self.session()) if scheduled else ()
             self._peaks = tuple(peak.rate for peak in rates) or self.shared().learning_rates()
         return self._peaks
 

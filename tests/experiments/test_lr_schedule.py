@@ -292,6 +292,20 @@ def test_called_twice_in_each_step(make_bench: MakeBench) -> None:
     assert not meant.findings
 
 
+def half_cosine(step: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * step / STEPS))
+
+
+def rising(warmup: float, decay: Callable[[int], float]) -> Build:
+    """A warm-up that is multiplied with a decay."""
+    return lambda o: schedulers.LambdaLR(o, lambda step: min(1.0, (step + 1) / warmup) * decay(step))
+
+
+def noam(warmup: float) -> Callable[[int], float]:
+    """Vaswani et al. 2017, equation 3, without the width."""
+    return lambda step: min((step + 1) ** -0.5, (step + 1) * warmup**-1.5)
+
+
 SILENT: dict[str, Callable[[], dict[str, Any]]] = {
     "constant": setup(lambda o: schedulers.LambdaLR(o, lambda _: 1.0)),
     "ConstantLR that does nothing": setup(lambda o: schedulers.ConstantLR(o, 1.0)),
@@ -325,6 +339,16 @@ SILENT: dict[str, Callable[[], dict[str, Any]]] = {
     ),
     "inverse root": setup(lambda o: schedulers.LambdaLR(o, lambda s: min((s + 1) / 20, (20 / (s + 1)) ** 0.5))),
     "Noam": setup(lambda o: schedulers.LambdaLR(o, lambda s: 0.1 * min((s + 1) ** -0.5, (s + 1) * 40**-1.5)), lr=1.0),
+    "Noam by the root of the width": setup(lambda o: schedulers.LambdaLR(o, noam(40)), lr=512**-0.5),
+    "Noam with a warm-up that ends between two steps": setup(lambda o: schedulers.LambdaLR(o, noam(40.5)), lr=512**-0.5),
+    "Noam that goes on": setup(
+        lambda o: schedulers.LambdaLR(o, lambda s: noam(1000)(s + 900)), lr=512**-0.5),
+    "warm-up under a cosine": setup(rising(20, half_cosine), lr=3e-4),
+    "warm-up of a third under a cosine": setup(rising(STEPS / 3, half_cosine), lr=3e-4),
+    "warm-up of a third under a fall to a hundredth": setup(rising(STEPS / 6, lambda s: 0.01 ** (s / STEPS)), lr=3e-4),
+    "rates instead of factors": setup(rising(STEPS / 2, lambda s: 1e-3 * half_cosine(s)), lr=1.0),
+    "waves": setup(lambda o: schedulers.LambdaLR(o, lambda s: 0.2 + 0.1 * math.sin(s / 9)), lr=3e-4),
+    "a tenth of the rate": setup(lambda o: schedulers.LambdaLR(o, lambda s: 0.1 * linear(20, STEPS)(s)), lr=3e-4),
     "decay that lies beyond the run": setup(lambda o: schedulers.LambdaLR(o, stable(20, 1800, 2200))),
     "milestones that lie beyond the run": setup(lambda o: schedulers.MultiStepLR(o, [5, 8, 30]), "epoch"),
     "only milestones beyond the run": setup(lambda o: schedulers.StepLR(o, 30), "epoch", max_epochs=20),
@@ -381,10 +405,21 @@ FAULTY: dict[str, tuple[str, str, Callable[[], dict[str, Any]]]] = {
     "warm-up longer than the run": ("SC0508", "fail", setup(lambda o: schedulers.LambdaLR(o, lambda step: min(1.0, step / 1000)))),
     "CyclicLR with its default": ("SC0508", "fail", setup(lambda o: schedulers.CyclicLR(o, 0.001, 0.1))),
     "ConstantLR with its default": ("SC0508", "fail", setup(schedulers.ConstantLR, "epoch", max_epochs=3)),
+    "warm-up of hundred runs under a cosine": ("SC0517", "fail", setup(rising(20_000, half_cosine), lr=3e-4)),
+    "warm-up of hundred runs under a line": ("SC0517", "fail", setup(rising(20_000, lambda s: 1 - s / STEPS), lr=3e-4)),
+    "warm-up of hundred runs under milestones": ("SC0517", "fail", setup(rising(20_000, lambda s: 0.5 ** (s // 50)), lr=3e-4)),
+    "warm-up in steps under a cosine, by epochs": (
+        "SC0517", "fail", setup(rising(1000, lambda e: half_cosine(e * STEPS / 60)), "epoch", lr=3e-4, max_epochs=60)),
+    "warm-up of one run under a decay": ("SC0517", "warn", setup(rising(STEPS, lambda s: 0.99**s))),
+    "warm-up of hundred runs, chained": (
+        "SC0517", "fail", setup(lambda o: schedulers.ChainedScheduler(
+            [schedulers.LinearLR(o, 1e-3, total_iters=20_000), schedulers.CosineAnnealingLR(o, STEPS)]))),
     "OneCycleLR that never comes down": ("SC0509", "warn", setup(lambda o: schedulers.OneCycleLR(o, 0.1, total_steps=2 * STEPS))),
     "cosine three times the length": ("SC0509", "warn", setup(lambda o: schedulers.CosineAnnealingLR(o, 3 * STEPS))),
     "rate for a factor": (
         "SC0510", "fail", setup(lambda o: schedulers.LambdaLR(o, lambda s: 0.001 * linear(20, STEPS)(s)), lr=0.001)),
+    "rate for a factor, without a corner": (
+        "SC0510", "fail", setup(lambda o: schedulers.LambdaLR(o, lambda s: 0.001 * math.sin(math.pi * s / STEPS)), lr=0.001)),
     "declared by epoch, stepped by batch": ("SC0511", "warn", setup(sized(STEPS)["PolynomialLR"], "epoch", own=own_step())),
     "gamma above one": ("SC0513", "fail", setup(lambda o: schedulers.ExponentialLR(o, 1.05))),
     "gamma of ten": ("SC0513", "fail", setup(lambda o: schedulers.StepLR(o, 4, 10.0), "epoch")),
@@ -415,6 +450,7 @@ def test_numbers_in_the_findings(make_bench: MakeBench) -> None:
     negative = only(outcome(make_bench, FAULTY["negative"][2]), "SC0504")
     warmup = only(outcome(make_bench, FAULTY["warm-up longer than the run"][2]), "SC0508")
     growing = only(outcome(make_bench, FAULTY["gamma above one"][2]), "SC0513")
+    drowned = only(outcome(make_bench, FAULTY["warm-up of hundred runs under a line"][2]), "SC0517")
     cosine = only(outcome(make_bench, FAULTY["cosine three times the length"][2]), "SC0509", "warn")
 
     assert raises.evidence["call"] == 201
@@ -424,6 +460,8 @@ def test_numbers_in_the_findings(make_bench: MakeBench) -> None:
     assert warmup.evidence["needs"] == 1000
     assert warmup.evidence["reached"] == pytest.approx((STEPS - 1) / 1000)
     assert growing.evidence["factor"] == pytest.approx(1.05 ** (STEPS - 1))
+    assert drowned.evidence["share"] == pytest.approx(max((s + 1) / 20_000 * (1 - s / STEPS) for s in range(STEPS)))
+    assert drowned.evidence["call"] in {109, 110}
     assert cosine.evidence["last"] == pytest.approx(0.5 * (1 + math.cos(math.pi * (STEPS - 1) / (3 * STEPS))))
     assert "T_max=220" in cosine.fix
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from stabcheck.check import Skip
 from stabcheck.trial.bench import Bench
-from stabcheck.trial.schedule.planned_run import plan_the_run
+from stabcheck.trial.schedule.forecasting import forecast_rates
 
 
 def planned_factors(bench: Bench, points: int) -> tuple[list[float], float]:
@@ -22,7 +22,7 @@ def planned_factors(bench: Bench, points: int) -> tuple[list[float], float]:
         raise Skip("no learning rate is known: add 'optimizer' to the set-up")
     if bench.shared().setup.scheduler is None:
         return [1.0] * points, peak
-    rates = plan_the_run(bench).used
+    rates = forecast_rates(bench).used
     column = rates[:, int(rates.max(axis=0).argmax())]
     rows = np.linspace(0, len(column) - 1, points).round().astype(int)
     return [float(rate) / peak for rate in column[rows]], peak

@@ -9,86 +9,40 @@ if it were called once per epoch, per optimizer step or per batch, and the unit 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from stabcheck.trial.schedule.rate_shape import TURN, Rates, distinct, last_change, natural_end, shape_of
+from stabcheck.trial.schedule.fault import Fault
+from stabcheck.trial.schedule.rate_shape import (
+    DEAD_TAIL,
+    SPENT_EARLY,
+    TURN,
+    Rates,
+    distinct,
+    last_change,
+    natural_end,
+    shape_of,
+    varying,
+)
 from stabcheck.trial.schedule.simulation import Curve, Schedule
-from stabcheck.trial.schedule.sizes import class_names, parts
+from stabcheck.trial.schedule.sizes import CYCLIC
 
 TOLERANCE = 0.1
 """Lengths that differ by less are the same: a last partial batch, a warm-up that was counted twice, round numbers."""
 APART = 1.3
 """Two units are told apart only where the run has this much more of one than of the other."""
-SPENT_EARLY = 0.5
-"""A schedule that is spent before half of the run is over leaves most of the run without training. Measured: cosine
-is spent at 0.92 of its length, linear at 0.97, exponential down to 1e-5 at 0.60, a tenfold drop every fifth at 0.60."""
-SPENT_AT_ONCE = 0.2
-"""Spent before so little of the run, it is no schedule of this run: a rate that halves every thirtieth is spent at a third."""
-FAR = 5
-"""Run lengths after which a first milestone is no longer that of a run which was shortened."""
-DEAD_TAIL = 0.1
-"""Share of the run at a negligible rate that is more than a rounding of the length."""
-AHEAD = 20_000
-"""Calls beyond the planned end that are looked at to learn what the schedule was still going to do (about 50 ms)."""
 IDLE = 0.99
 """A schedule that changes the rate by less than a hundredth in the whole run does nothing."""
-CYCLIC = frozenset({"CyclicLR", "CosineAnnealingWarmRestarts"})
-"""Schedulers that rise again because that is what they are for."""
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What is wrong with the schedule over the run. `kind` names it; positions are numbers of scheduler calls."""
-
-    kind: str
-    facts: dict[str, Any] = field(default_factory=dict)
-
-
-def judge(schedule: Schedule, calls: int, units: dict[str, float]) -> Fault | None:
-    """What is wrong if the scheduler is called `calls` times in the run, which has so many of each of the `units`.
-
-    The most telling fault only; None if there is none, or if the curve could not be stepped to its end.
-    """
-    curve = schedule.curve(calls)
-    used = _used(curve, calls)
-    sick = np.argwhere(~np.isfinite(used) | (used < 0))
-    if not curve.complete:
-        return _impossible(used, sick, curve.stride) if len(sick) else None
-    names = class_names(schedule.scheduler)
-    if not len(sick) and not (used > 0).any():
-        return Fault("always-zero")
-    fault = _too_often(schedule, curve, calls, units, names)
-    if fault is None and not len(sick) and curve.raised_at is None:
-        fault = _too_rarely(schedule, used, calls, units)
-    if fault is not None:
-        return fault
-    if len(sick):
-        return _impossible(used, sick, curve.stride)
-    if curve.raised_at is not None:
-        return Fault("raises", {"call": curve.raised_at, "error": curve.error})
-    return _by_itself(schedule, used, curve.stride, calls, names)
-
-
-def judge_rates(rates: Rates, whole: bool) -> Fault | None:
-    """What is wrong with rates that came from no scheduler, of the `whole` run or of its beginning."""
-    sick = np.argwhere(~np.isfinite(rates) | (rates < 0))
-    if len(sick):
-        return _impossible(rates, sick, 1)
-    if not whole:
-        return Fault("always-zero") if not (rates > 0).any() and len(rates) > 1 else None
-    return _by_itself(None, rates, 1, len(rates), set()) if (rates > 0).any() else Fault("always-zero")
 
 
 def ends_at(schedule: Schedule, calls: int) -> bool:
     """Whether the schedule is over, by its own measure, after about so many calls."""
-    at = _length(schedule.curve(math.ceil(APART * calls) + 2), 0)
+    at = length_of(schedule.curve(math.ceil(APART * calls) + 2), 0)
     return at is not None and abs(at - calls) <= max(1.0, TOLERANCE * calls)
 
 
-def _length(curve: Curve, group: int) -> int | None:
+def length_of(curve: Curve, group: int) -> int | None:
     """Calls after which the schedule is over by its own measure: it turns round, has come to its floor, or raises."""
     end = natural_end(curve.rates[:, group])
     if end is not None and (end.rises or end.gradual):
@@ -96,25 +50,10 @@ def _length(curve: Curve, group: int) -> int | None:
     return curve.raised_at - 1 if curve.raised_at is not None else None
 
 
-def _used(curve: Curve, calls: int) -> Rates:
-    """The rates that the run trains with: that after the last call comes too late."""
-    return curve.rates[: max(1, math.ceil(calls / curve.stride))]
-
-
-def _impossible(used: Rates, sick: Any, stride: int) -> Fault:
-    row, group = (int(i) for i in sick[0])
-    return Fault("impossible", {"call": row * stride, "group": group, "rate": float(used[row, group])})
-
-
-def _judged(rates: Rates) -> list[int]:
-    """Groups whose rate has a shape to be judged: different curves, neither constant nor zero."""
-    return [g for g in distinct(rates) if rates[:, g].max() > 0 and last_change(rates[:, g])]
-
-
-def _too_often(schedule: Schedule, curve: Curve, calls: int, units: dict[str, float], names: set[str]) -> Fault | None:
+def too_often(schedule: Schedule, curve: Curve, calls: int, units: dict[str, float], names: set[str]) -> Fault | None:
     """Called more often than it was sized for: it is over early, or turns round, or fails."""
     fewer = sorted((count, unit) for unit, count in units.items() if count * APART <= calls)
-    groups = _judged(curve.rates[np.isfinite(curve.rates).all(axis=1)])
+    groups = varying(curve.rates[np.isfinite(curve.rates).all(axis=1)])
     symptoms = [_over_early(curve, group, calls) for group in groups] if fewer else []
     if not symptoms or None in symptoms:
         return None
@@ -135,7 +74,7 @@ def _over_early(curve: Curve, group: int, calls: int) -> tuple[str, dict[str, An
     """The symptom of a schedule that is over before the run is, worst first."""
     if curve.raised_at is not None:
         return "raises", {"call": curve.raised_at, "error": curve.error}
-    rates = _used(curve, calls)[:, group]
+    rates = curve.used(calls)[:, group]
     sick = np.flatnonzero(~(np.isfinite(rates) & (rates >= 0)))
     if len(sick):
         return "impossible", {"call": int(sick[0]) * curve.stride, "rate": float(rates[sick[0]])}
@@ -173,9 +112,9 @@ def _fits(curve: Curve, group: int, count: float, ends: bool) -> bool:
     return not ends and last_change(part) >= 0.3 * count and (end is None or end.at <= count + slack)
 
 
-def _too_rarely(schedule: Schedule, used: Rates, calls: int, units: dict[str, float]) -> Fault | None:
+def too_rarely(schedule: Schedule, used: Rates, calls: int, units: dict[str, float]) -> Fault | None:
     """Called more rarely than it was sized for: it has hardly begun when the run ends."""
-    groups = _judged(used) or distinct(used)[:1]
+    groups = varying(used) or distinct(used)[:1]
     if not all(used[-1, g] > TOLERANCE * used[:, g].max() for g in groups):
         return None
     for count, unit in sorted((count, unit) for unit, count in units.items() if count >= APART * calls):
@@ -195,7 +134,7 @@ def _unfinished(now: Rates, ahead: Curve, group: int, calls: int, count: float) 
         return None
     shape = shape_of(part)
     sound = shape.spent_at >= SPENT_EARLY * (len(part) - 1) and not shape.swings and not shape.restarts
-    at = _length(ahead, group)
+    at = length_of(ahead, group)
     reached = float(now.max() / shape.peak)
     facts = {"reached": reached, "last": float(now[-1] / shape.peak), "mild": False}
     if at is not None and abs(at - count) <= max(1.0, TOLERANCE * count) and sound:
@@ -212,99 +151,3 @@ def _unfinished(now: Rates, ahead: Curve, group: int, calls: int, count: float) 
         if moves or first >= 10 * calls or (epoch >= 8 and stride == 1 and first % epoch == 0):
             return {**facts, "symptom": "hardly-decays", "mild": moves or first < 10 * calls}
     return None
-
-
-def _by_itself(schedule: Schedule | None, used: Rates, stride: int, calls: int, names: set[str]) -> Fault | None:
-    """Faults that need no other unit to be seen."""
-    groups = _judged(used)
-    if not groups:
-        return _stays_low(schedule, used, calls) or _never_acts(schedule, used, calls) if schedule is not None else None
-    others = any(used[0, g] > 0 and not last_change(used[:, g]) for g in range(used.shape[1]))
-    shapes = [shape_of(used[:, g]) for g in groups]
-    shape, length = shapes[0], len(used)
-    if (
-        length >= 10
-        and not others
-        and all(s.spent_at < SPENT_EARLY * length or s.dead_from < (1 - DEAD_TAIL) * length for s in shapes)
-    ):
-        begins = max(min(s.spent_at, s.dead_from) for s in shapes)
-        dead = all(s.dead_from <= SPENT_EARLY * length + 1 for s in shapes) or begins <= SPENT_AT_ONCE * length
-        return Fault("spent", {"call": begins * stride, "last": shape.last / shape.peak, "dead": dead})
-    if schedule is not None and all(
-        s.last >= (1 - 1e-6) * s.peak and s.last > s.first and not s.swings and not s.restarts for s in shapes
-    ):
-        return _still_rising(schedule, used, groups[0], calls)
-    if not names & CYCLIC and all(s.climb >= TURN or (s.swings and "CosineAnnealingLR" in names) for s in shapes):
-        # Several cycles are meant if they come from no cosine that should end, or if the run ends in a valley.
-        last = shape.last / shape.peak
-        meant = (shape.swings != 1 and "CosineAnnealingLR" not in names) or last < TOLERANCE
-        facts = {"swings": shape.swings, "call": shape.valley_at * stride, "last": last}
-        return None if meant else Fault("climbs", facts)
-    if schedule is not None and all(0.5 * s.peak < s.last < s.peak for s in shapes) and not names & CYCLIC:
-        return _cut_short(schedule, groups, calls)
-    return None
-
-
-def _still_rising(schedule: Schedule, used: Rates, group: int, calls: int) -> Fault | None:
-    ahead, stride = _ahead(schedule, group, calls)
-    falls = np.flatnonzero(np.maximum.accumulate(ahead) - ahead > TURN * used[-1, group])
-    ahead = ahead[: falls[0]] if len(falls) else ahead
-    peak, first, reached = float(ahead.max()), float(used[0, group]), float(used[-1, group])
-    grows = float(ahead[-1]) == peak > float(ahead[int(0.95 * len(ahead))])
-    endless = grows or any(getattr(part, "gamma", 0) > 1 for part in parts(schedule.scheduler))
-    if endless and reached >= 1.5 * first:
-        return Fault("grows", {"first": first, "last": reached, "factor": reached / first if first > 0 else math.inf})
-    if endless or reached >= (1 - TOLERANCE) * peak:
-        return None
-    needs = int(np.argmax(ahead >= (1 - 1e-6) * peak)) * stride
-    return Fault("not-reached", {"first": first, "last": reached, "target": peak, "needs": needs})
-
-
-def _stays_low(schedule: Schedule, used: Rates, calls: int) -> Fault | None:
-    """A rate that the scheduler keeps below the optimizer's own for the whole run, and would raise to it later."""
-    for index, group in enumerate(schedule.optimizer.param_groups):
-        base, low = float(group.get("initial_lr", 0.0)), float(used[0, index])
-        if not 0 < low < (1 - TOLERANCE) * base:
-            continue
-        ahead, stride = _ahead(schedule, index, calls)
-        later = np.flatnonzero(ahead >= (1 - TOLERANCE) * base)
-        if len(later) and ahead.max() <= (1 + TOLERANCE) * base:
-            return Fault("not-reached", {"first": low, "last": low, "target": base, "needs": int(later[0]) * stride})
-    return None
-
-
-def _never_acts(schedule: Schedule, used: Rates, calls: int) -> Fault | None:
-    """A rate that stays the same for the whole run, because what would change it comes long after its end."""
-    firsts = []
-    for index in range(used.shape[1]):
-        ahead, stride = _ahead(schedule, index, calls)
-        changes = np.flatnonzero(np.abs(ahead - ahead[0]) > (1 - IDLE) * np.abs(ahead[0]))
-        firsts += [int(changes[0]) * stride] if len(changes) else []
-    return Fault("never-acts", {"first": min(firsts)}) if firsts and min(firsts) >= FAR * max(calls, 2) else None
-
-
-def _ahead(schedule: Schedule, group: int, calls: int) -> tuple[Rates, int]:
-    """What the schedule was still going to do, as far as its rates are finite, and its stride."""
-    curve = schedule.curve(max(AHEAD, 2 * calls))
-    rates = curve.rates[:, group]
-    return rates[: (np.flatnonzero(~np.isfinite(rates)).tolist() or [len(rates)])[0]], curve.stride
-
-
-def _cut_short(schedule: Schedule, groups: list[int], calls: int) -> Fault | None:
-    """A decay with an end of its own, of which the run sees less than half."""
-    ahead = schedule.curve(max(AHEAD, 2 * calls))
-    ends = [_end_beyond(ahead, group, calls) for group in groups]
-    if None in ends:
-        return None
-    now = calls // ahead.stride
-    rates = ahead.rates[: now + 1, groups[0]]
-    return Fault("cut-short", {"needs": ends[0], "last": float(rates[max(0, now - 1)] / rates.max())})
-
-
-def _end_beyond(ahead: Curve, group: int, calls: int) -> int | None:
-    rates, stride = ahead.rates[:, group], ahead.stride
-    at = _length(ahead, group)
-    if at is None or at <= calls:
-        return None
-    now, last = max(0, calls // stride - 1), float(rates[min(at // stride, len(rates) - 1)])
-    return at if rates[now] - last >= 0.5 * (rates[: now + 1].max() - last) else None

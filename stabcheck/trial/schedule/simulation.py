@@ -53,6 +53,10 @@ class Curve:
         """Whether it reaches as far as asked for, or to where the scheduler raises."""
         return self.raised_at is not None or self.calls + self.stride > self.asked
 
+    def used(self, calls: int) -> Rates:
+        """The rates that a run with so many calls trains with: that after the last call comes too late."""
+        return self.rates[: max(1, math.ceil(calls / self.stride))]
+
 
 class Schedule:
     """A scheduler that is stepped as far as somebody asks, once, and remembers every rate.
@@ -196,7 +200,7 @@ class PlannedPeak:
     step: int
 
 
-def planned_rates(session: Session, seconds: float = 3.0, unknown_length: int = 10_000) -> tuple[PlannedPeak, ...]:
+def planned_peaks(session: Session, seconds: float = 3.0, unknown_length: int = 10_000) -> tuple[PlannedPeak, ...]:
     """The planned peak of each parameter group, with the scheduler stepped as the set-up says.
 
     Uses up the session's scheduler: give it a fresh session. A run of unknown length is taken to have

@@ -19,6 +19,9 @@ _LENGTHS = {
     "SequentialLR": "_milestones",
 }
 
+CYCLIC = frozenset({"CyclicLR", "CosineAnnealingWarmRestarts"})
+"""Schedulers that rise again because that is what they are for."""
+
 
 def parts(scheduler: Any) -> list[Any]:
     """The scheduler and those inside it (chained, sequential, wrapped), outermost first."""

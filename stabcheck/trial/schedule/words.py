@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from stabcheck.trial.schedule.planned_rates import PlannedRun
+from stabcheck.trial.schedule.forecast import Forecast
 from stabcheck.trial.schedule.sizes import resized
 
 
-def facts_of(run: PlannedRun) -> dict[str, Any]:
+def facts_of(run: Forecast) -> dict[str, Any]:
     """Evidence for the rule that `run.fault` breaks, with "severity" and "place" where they are not the rule's own."""
     assert run.fault is not None
     facts: dict[str, Any] = {
@@ -25,11 +25,11 @@ def facts_of(run: PlannedRun) -> dict[str, Any]:
     return {name: fact for name, fact in facts.items() if name not in _TO_DECIDE}
 
 
-def _other_optimizer(run: PlannedRun, facts: dict[str, Any]) -> dict[str, Any]:
+def _other_optimizer(run: Forecast, facts: dict[str, Any]) -> dict[str, Any]:
     return {"name": type(run.session.setup.scheduler).__name__}
 
 
-def _raises(run: PlannedRun, facts: dict[str, Any]) -> dict[str, Any]:
+def _raises(run: Forecast, facts: dict[str, Any]) -> dict[str, Any]:
     scheduler, calls, groups = run.session.setup.scheduler, run.reading.calls or 1, run.used.shape[1]
     # A loop that drops the last, incomplete accumulation of each epoch never makes the last calls.
     least = run.plan.least_steps
@@ -44,13 +44,13 @@ def _raises(run: PlannedRun, facts: dict[str, Any]) -> dict[str, Any]:
     return {"remedy": remedy, "severity": "fail" if sure else "warn"}
 
 
-def _impossible(run: PlannedRun, facts: dict[str, Any]) -> dict[str, Any]:
+def _impossible(run: Forecast, facts: dict[str, Any]) -> dict[str, Any]:
     if run.used.shape[1] == 1:
         return {"group": ""}
     return {"place": f"group {facts['group']}", "group": f" in group {facts['group']}"}
 
 
-def _pace(run: PlannedRun, facts: dict[str, Any]) -> dict[str, Any]:
+def _pace(run: Forecast, facts: dict[str, Any]) -> dict[str, Any]:
     calls, count, unit = run.reading.calls or 1, facts["count"], facts["unit"]
     ratio = max(calls / count, count / calls)
     new = resized(run.session.setup.scheduler, calls / count)
@@ -89,43 +89,47 @@ def _symptom(facts: dict[str, Any]) -> str:
             return f"the rate is still at {100 * facts['last']:.3g} % of its peak when the run ends"
 
 
-def _spent(run: PlannedRun, facts: dict[str, Any]) -> dict[str, Any]:
+def _spent(run: Forecast, facts: dict[str, Any]) -> dict[str, Any]:
     return {"severity": "fail" if facts["dead"] else "warn"}
 
 
-def _climbs(run: PlannedRun, facts: dict[str, Any]) -> dict[str, Any]:
+def _climbs(run: Forecast, facts: dict[str, Any]) -> dict[str, Any]:
     # One valley and back to the top is a length that was halved; several may be cycles that are meant.
     return {"severity": "fail" if facts["swings"] == 1 and facts["last"] >= 0.5 else "warn"}
 
 
-def _not_reached(run: PlannedRun, facts: dict[str, Any]) -> dict[str, Any]:
+def _not_reached(run: Forecast, facts: dict[str, Any]) -> dict[str, Any]:
     reached = facts["last"] / facts["target"]
     return {"reached": reached, "severity": "fail" if reached < 0.5 else "warn"}
 
 
-def _cut_short(run: PlannedRun, facts: dict[str, Any]) -> dict[str, Any]:
+def _overtaken(run: Forecast, facts: dict[str, Any]) -> dict[str, Any]:
+    return {"severity": "fail" if facts["share"] < 0.1 else "warn"}
+
+
+def _cut_short(run: Forecast, facts: dict[str, Any]) -> dict[str, Any]:
     new = resized(run.session.setup.scheduler, (run.reading.calls or 1) / facts["needs"])
     return {"resized": f", as in {new}" if new else ""}
 
 
-def _grows(run: PlannedRun, facts: dict[str, Any]) -> dict[str, Any]:
+def _grows(run: Forecast, facts: dict[str, Any]) -> dict[str, Any]:
     gamma = getattr(run.session.setup.scheduler, "gamma", None)
     hint = f" (gamma is {gamma})" if gamma is not None else ""
     return {"hint": hint, "severity": "fail" if facts["factor"] >= 10 else "warn"}
 
 
-def _always_zero(run: PlannedRun, facts: dict[str, Any]) -> dict[str, Any]:
+def _always_zero(run: Forecast, facts: dict[str, Any]) -> dict[str, Any]:
     return {"group": ""}
 
 
-def _overwritten(run: PlannedRun, facts: dict[str, Any]) -> dict[str, Any]:
+def _overwritten(run: Forecast, facts: dict[str, Any]) -> dict[str, Any]:
     return {
         "what": f"the rate stays at {facts['rate']:.3g} in {facts['steps']} calls of train_step",
         "effect": "is stepped, but its rates are overwritten",
     }
 
 
-def _reset(run: PlannedRun, facts: dict[str, Any]) -> dict[str, Any]:
+def _reset(run: Forecast, facts: dict[str, Any]) -> dict[str, Any]:
     return {
         "what": f"the rate was set to {facts['before']:.3g} after the scheduler was built",
         "effect": f"puts it back to {facts['after']:.3g} at its first step",
@@ -143,6 +147,7 @@ _WORDS = {
     "climbs": _climbs,
     "not-reached": _not_reached,
     "cut-short": _cut_short,
+    "overtaken": _overtaken,
     "grows": _grows,
     "always-zero": _always_zero,
     "overwritten": _overwritten,

@@ -17,9 +17,8 @@ from torch.optim import lr_scheduler as schedulers
 
 from stabcheck.trial.schedule import simulation as schedule_module
 from stabcheck.trial.schedule.cadence import CallForm, call_form, observe
-from stabcheck.trial.schedule.pace import SPENT_EARLY
-from stabcheck.trial.schedule.rate_shape import distinct, natural_end, shape_of, thin
-from stabcheck.trial.schedule.simulation import Schedule, planned_rates
+from stabcheck.trial.schedule.rate_shape import SPENT_EARLY, distinct, natural_end, shape_of, thin
+from stabcheck.trial.schedule.simulation import Schedule, planned_peaks
 from stabcheck.trial.session import Session
 from tests.setups import classifier
 
@@ -225,7 +224,7 @@ def test_planned_peak_is_the_largest_rate_and_its_first_step(seed: int) -> None:
         scheduler = schedulers.LambdaLR(target, lambda s: s / warmup if s < warmup else (300 - s) / (300 - warmup))
         return {**result, "optimizer": target, "scheduler": scheduler, "scheduler_interval": "step"}
 
-    peaks = planned_rates(_session(setup))
+    peaks = planned_peaks(_session(setup))
 
     assert [peak.step for peak in peaks] == [warmup] * len(peaks)
     assert peaks[0].rate == pytest.approx(0.02)
@@ -239,8 +238,8 @@ def test_planned_peak_by_epoch_and_without_a_scheduler() -> None:
         scheduler = schedulers.LinearLR(target, 0.1, 1.0, total_iters=2)
         return {**result, "optimizer": target, "scheduler": scheduler, "scheduler_interval": "epoch"}
 
-    (peak,) = planned_rates(_session(setup))
-    (constant,) = planned_rates(_session(classifier(lr=0.3)))
+    (peak,) = planned_peaks(_session(setup))
+    (constant,) = planned_peaks(_session(classifier(lr=0.3)))
 
     assert (peak.rate, peak.step) == (pytest.approx(0.1), 32)
     assert (constant.rate, constant.step) == (0.3, 0)

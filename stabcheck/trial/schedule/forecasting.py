@@ -8,10 +8,12 @@ import torch
 from stabcheck.check import NotChecked, Skip
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.schedule.cadence import CallForm, Observed, call_form, follow, observe, same_groups
-from stabcheck.trial.schedule.pace import Fault, ends_at, judge, judge_rates
-from stabcheck.trial.schedule.planned_rates import PlannedRun
-from stabcheck.trial.schedule.run_plan import Plan, Reading, plan_of, plans_of, readings
+from stabcheck.trial.schedule.fault import Fault
+from stabcheck.trial.schedule.forecast import Forecast
+from stabcheck.trial.schedule.pace import ends_at
+from stabcheck.trial.schedule.run_length import Plan, Reading, plan_of, plans_of, readings
 from stabcheck.trial.schedule.simulation import Curve, Schedule
+from stabcheck.trial.schedule.verdict import judge, judge_rates
 from stabcheck.trial.session import Session
 
 SECONDS = 8.0
@@ -24,7 +26,7 @@ LOOKED_ON = 40
 """train_steps that are watched for a call of the scheduler."""
 
 
-def plan_the_run(bench: Bench) -> PlannedRun:
+def forecast_rates(bench: Bench) -> Forecast:
     """Watch a few of the user's own steps, if there are such, and then step the scheduler through the planned run.
 
     Raises:
@@ -61,16 +63,16 @@ def _seconds(bench: Bench, most: float) -> float:
     return max(0.0, min(most, SHARE * bench.remaining()))
 
 
-def _constant(session: Session, observed: Observed | None) -> PlannedRun:
+def _constant(session: Session, observed: Observed | None) -> Forecast:
     plan = plan_of(session, observed)
     steps = plan.steps or STRETCH_STEPS
     rates = np.array([session.learning_rates()] * 2)
     curve = Curve(rates, steps, steps, None, "")
     fault = judge_rates(rates, whole=False)
-    return PlannedRun(session, plan, Reading("optimizer step", None, 1.0), curve, observed, fault)
+    return Forecast(session, plan, Reading("optimizer step", None, 1.0), curve, observed, fault)
 
 
-def _simulated(bench: Bench, observed: Observed | None) -> PlannedRun | None:
+def _simulated(bench: Bench, observed: Observed | None) -> Forecast | None:
     """The scheduler stepped through the run; None if it is not alone in setting the rate."""
     session = bench.session()
     scheduler, optimizer = session.setup.scheduler, session.setup.optimizer
@@ -92,7 +94,7 @@ def _simulated(bench: Bench, observed: Observed | None) -> PlannedRun | None:
         other = _other_hand(schedule, observed)
         if other is not None:
             plan, way = ways[0]
-            run = PlannedRun(session, plan, way, schedule.curve(observed.calls), observed, other)
+            run = Forecast(session, plan, way, schedule.curve(observed.calls), observed, other)
             return run if other.kind == "overwritten" else None
     bench.tell(0.4, "stepping the scheduler through the planned run")
     run = _judged(session, schedule, ways, observed)
@@ -105,7 +107,7 @@ def _simulated(bench: Bench, observed: Observed | None) -> PlannedRun | None:
 
 def _judged(
     session: Session, schedule: Schedule, ways: list[tuple[Plan, Reading]], observed: Observed | None
-) -> PlannedRun:
+) -> Forecast:
     """The run in the reading that makes sense, if the set-up allows more than one."""
     faults = [_judge(schedule, plan, way) for plan, way in ways]
     best = min(range(len(ways)), key=lambda i: (faults[i] is not None, not _ends_with_run(schedule, ways[i][1])))
@@ -114,11 +116,12 @@ def _judged(
         fault = None
     stretch = STRETCH_EPOCHS if way.unit == "epoch" else STRETCH_STEPS
     curve = schedule.curve(way.calls if way.calls is not None else stretch)
-    run = PlannedRun(session, plan, way, curve, observed, fault, _notes(curve, way, schedule.form))
+    run = Forecast(session, plan, way, curve, observed, fault, _notes(curve, way, schedule.form))
     run.waits_for_metric = schedule.form.metric
     run.ends_with_run = _ends_with_run(schedule, way)
     interval, seen = session.setup.scheduler_interval, observed is not None and observed.calls > 0
-    if interval is None and not seen:
+    run.pace_assumed = interval is None and not seen
+    if run.pace_assumed:
         why = f"scheduler_interval is not given; once per {way.unit} is assumed, nothing concluded: add 'scheduler_interval'"
         run.notes.append(NotChecked("how often the scheduler is stepped", why))
     elif interval == "step" and observed is not None and not seen and not schedule.form.metric:
@@ -131,7 +134,7 @@ def _ends_with_run(schedule: Schedule, way: Reading) -> bool:
     return way.calls is not None and ends_at(schedule, way.calls)
 
 
-def _note_never_stepped(run: PlannedRun, observed: Observed) -> None:
+def _note_never_stepped(run: Forecast, observed: Observed) -> None:
     if not np.ptp(run.used, axis=0).any():
         return  # it would change nothing
     if observed.train_steps >= max(LOOKED_ON, 2 * run.session.setup.accumulate_steps):
@@ -212,7 +215,7 @@ def _notes(curve: Curve, way: Reading, form: CallForm) -> list[NotChecked]:
     return notes
 
 
-def _followed(bench: Bench, observed: Observed) -> PlannedRun:
+def _followed(bench: Bench, observed: Observed) -> Forecast:
     """The rates of real training steps, for as many as fit."""
     session = bench.session()
     plan = plan_of(session, observed)
@@ -226,7 +229,7 @@ def _followed(bench: Bench, observed: Observed) -> PlannedRun:
     whole = plan.batches is not None and done >= plan.batches
     stretch = max(1.0, plan.steps / plan.batches) if plan.steps and plan.batches else 1.0
     way = Reading("optimizer step", len(rates) if whole else None, stretch)
-    run = PlannedRun(session, plan, way, Curve(rates, 1, len(rates), None, ""), observed, by_hand=True)
+    run = Forecast(session, plan, way, Curve(rates, 1, len(rates), None, ""), observed, by_hand=True)
     run.fault = judge_rates(rates, whole)
     if not whole:
         how = f"so it can only be seen by training: {done} of {plan.batches or 'an unknown number of'} steps were made"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,9 +10,9 @@ import numpy.typing as npt
 
 from stabcheck.check import NotChecked
 from stabcheck.trial.schedule.cadence import Observed
-from stabcheck.trial.schedule.pace import Fault
+from stabcheck.trial.schedule.fault import Fault
 from stabcheck.trial.schedule.rate_shape import Rates, distinct, rounded, thin
-from stabcheck.trial.schedule.run_plan import Plan, Reading
+from stabcheck.trial.schedule.run_length import Plan, Reading
 from stabcheck.trial.schedule.simulation import Curve
 from stabcheck.trial.schedule.sizes import describe
 from stabcheck.trial.session import Session
@@ -25,7 +24,7 @@ TRIAL_STEPS = 40
 
 
 @dataclass
-class PlannedRun:
+class Forecast:
     """The rates that the run would train with. `curve` is by calls of the scheduler, or by steps where there is none."""
 
     session: Session
@@ -37,6 +36,8 @@ class PlannedRun:
     notes: list[NotChecked] = field(default_factory=list)
     by_hand: bool = False
     """The rates come from real training steps: something else than the set-up's scheduler changes them."""
+    pace_assumed: bool = False
+    """How often the scheduler is called is neither declared nor seen."""
     waits_for_metric: bool = False
     ends_with_run: bool = False
     """The schedule is over, by its own measure, where the run is."""
@@ -45,7 +46,7 @@ class PlannedRun:
     def used(self) -> Rates:
         """The rates (calls x groups) that steps are made with: the last call of the scheduler comes after them all."""
         calls = self.reading.calls
-        return self.curve.rates if calls is None else self.curve.rates[: max(1, math.ceil(calls / self.curve.stride))]
+        return self.curve.rates if calls is None else self.curve.used(calls)
 
     @property
     def unit(self) -> str:
