@@ -283,6 +283,25 @@ def test_windows_at_random_starts_are_one_finding_with_their_copies(make_bench: 
     assert found(check(make_bench, setup(halved(rows, rows, rng)))) == {"SC0303": "fail"}
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_recurring_passages_are_told_from_windows_that_hardly_cover_the_text(make_bench: MakeBench, seed: int) -> None:
+    """As source code and licences: in both sets a third or more of the validation windows share half with training."""
+    rng = np.random.default_rng(seed)
+    recurring = rng.integers(0, 90, (12, 130))
+    parts = [recurring[rng.integers(12)] if rng.random() < 0.45 else rng.integers(0, 90, 130) for _ in range(300)]
+    text = np.concatenate([part[rng.integers(30) :] for part in parts])
+    unlike = rng.integers(0, 90, len(text))
+    blocks = text[: len(text) // 32 * 32].reshape(-1, 32)
+    starts = rng.integers(0, len(text) - 32, len(blocks))
+    sparse = np.stack([unlike[start : start + 32] for start in starts])
+    for rows, is_leak in ((blocks, False), (sparse, True)):
+        cut = len(rows) * 4 // 5
+        outcome = check(make_bench, setup((rows[:cut], rows[:cut], rows[cut:], rows[cut:])))
+        assert min(outcome.measurements[f"windows_{end}_in_training"] for end in ("beginning", "ending")) > 0.2
+        # Blocks that happen to be equal are another matter.
+        assert ("SC0303" in found(outcome)) == is_leak
+
+
 def test_windows_copied_across_a_gap_are_copies(make_bench: MakeBench) -> None:
     rng = np.random.default_rng(0)
     assert found(check(make_bench, setup(leak(windows(rng, gap=20), 0.1, rng)))) == {"SC0302": "fail"}

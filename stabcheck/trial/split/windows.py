@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -52,8 +52,24 @@ class Overlap:
     """Rows of the latter."""
     pairs: list[tuple[int, int, int]]
     """Some (training row, validation row, shift in steps)."""
-    sliding: bool = False
-    """Whether most training windows overlap each other in the same way."""
+    places: Array
+    """(k, 3): for each such meeting, side (0 first half, 1 last), number among `looked_up` and shift; each once."""
+    looked_up: Array
+    """Rows searched for, as `places` counts them."""
+    within: float = 0.0
+    """The mean of `begin` and `end` for training windows among the others, those left out that have an equal."""
+    seams: float = 0.0
+    """See `seams`."""
+
+    @property
+    def either(self) -> float:
+        """Share of the windows that begin or end within a training window."""
+        return len(np.union1d(self.beginning, self.ending)) / max(1, len(self.rows))
+
+    @property
+    def sliding(self) -> bool:
+        """Whether most training windows overlap each other in the same way."""
+        return self.within >= SLIDING
 
 
 def overlaps(split: Split, fresh: Array) -> Overlap | None:
@@ -64,25 +80,27 @@ def overlaps(split: Split, fresh: Array) -> Overlap | None:
     shape, queries = pair[0].shape, split.unlike(fresh)
     if pair[1].shape != shape or len(shape) not in {1, 2} or not len(queries):
         return None
-    found, sliding = [], False
+    table, found = split.train.table, []
+    _, first, times = np.unique(table.inputs[table.kept], return_index=True, return_counts=True)
+    single = np.sort(first[times == 1])
     for axis, steps in enumerate(shape):
         if steps >= SHORTEST:
             train, val = (_time_major(column, axis) for column in pair)
-            found.append(overlap(train, val[queries], steps))
-            sliding = sliding or overlap(train, train, steps).begin >= SLIDING
+            # As of the validation windows, those that have an equal in training are left out.
+            meetings, own = overlap(train, val[queries], steps), overlap(train, train[single], steps)
+            share = seams(train, val[queries], steps, meetings)
+            found.append(replace(meetings, within=(own.begin + own.end) / 2, seams=share))
     if not found:
         return None
-    best = max(found, key=lambda result: len(result.ending))
+    best = max(found, key=lambda result: (len(result.ending), result.within))
     train_kept, val_kept = split.train.table.kept, split.val.table.kept[queries]
     pairs = [(int(train_kept[t]), int(val_kept[v]), by) for t, v, by in best.pairs]
-    return Overlap(
+    return replace(
+        best,
         rows=val_kept[best.rows],
-        begin=best.begin,
-        end=best.end,
         beginning=val_kept[best.beginning],
         ending=val_kept[best.ending],
         pairs=pairs,
-        sliding=sliding,
     )
 
 
@@ -107,6 +125,7 @@ def overlap(train: Array, val: Array, steps: int, *, seed: int = 0) -> Overlap:
     mine = _prefix(val[rows], steps)
     seen, phrases = np.zeros((2, len(rows)), bool), np.zeros(len(rows), bool)
     pairs: list[tuple[int, int, int]] = []
+    places = [np.empty((0, 3), int)]
     size = max(1, BLOCKS // steps)
     for start in range(0, len(train) if len(rows) else 0, size):
         theirs = _prefix(train[start : start + size], steps)
@@ -122,6 +141,7 @@ def overlap(train: Array, val: Array, steps: int, *, seed: int = 0) -> Overlap:
             from_theirs, from_mine = (shift, none) if side == 0 else (none, shift)
             same = _span(theirs, row, from_theirs, length) == _span(mine, query, from_mine, length)
             seen[side, query[same]] = True
+            places.append(np.unique(np.stack([side + 0 * query, query, shift], axis=1)[same], axis=0))
             # A half that recurs where the rest does not is a set phrase: its place says nothing.
             phrases[query[~same]] = True
             if side == 1:
@@ -129,11 +149,44 @@ def overlap(train: Array, val: Array, steps: int, *, seed: int = 0) -> Overlap:
                 pairs += [(start + t, int(rows[q]), by) for t, q, by in found]
     unique = ~phrases
     if not len(rows) or unique.sum() < TELLING * looked_up:
-        return Overlap(rows[:0], 0.0, 0.0, rows[:0], rows[:0], [])
-    rows, (head, tail) = rows[unique], seen[:, unique]
+        return Overlap(rows[:0], 0.0, 0.0, rows[:0], rows[:0], [], places[0], rows)
+    searched, rows, (head, tail) = rows, rows[unique], seen[:, unique]
     ends = set(rows[tail].tolist())
     some = [pair for pair in pairs if pair[1] in ends]
-    return Overlap(rows, float(head.mean()), float(tail.mean()), rows[head], rows[tail], some[:5])
+    return Overlap(
+        rows,
+        float(head.mean()),
+        float(tail.mean()),
+        rows[head],
+        rows[tail],
+        some[:5],
+        np.unique(np.concatenate(places), axis=0),
+        searched,
+    )
+
+
+def seams(train: Array, val: Array, steps: int, found: Overlap) -> float:
+    """How often, where a training window covers one end of a validation window, another one begins exactly where it ends
+    and covers the rest; less how often another does so in the validation windows that the first does not cover.
+
+    0 where windows are cut at places that do not depend on each other, or at all places of a grid. Training windows cut
+    edge to edge go on like this wherever a passage of theirs recurs.
+    """
+    half = steps // 2
+    mine, theirs = _prefix(val[found.looked_up], steps), _prefix(train[: max(1, BLOCKS // steps)], steps)
+    all_mine, all_theirs = np.arange(len(mine)), np.arange(len(theirs))
+    excess, times = np.zeros(len(mine)), np.zeros(len(mine))
+    # A rest that is shorter than a quarter recurs anyway.
+    for side, shift in np.unique(found.places[2 * found.places[:, 2] >= half][:, [0, 2]], axis=0).tolist():
+        rest, edge = (steps - shift, 0) if side == 0 else (0, steps - shift)
+        covers = _span(theirs, all_theirs, np.full_like(all_theirs, edge), np.full_like(all_theirs, shift))
+        goes_on = np.isin(_span(mine, all_mine, np.full_like(all_mine, rest), np.full_like(all_mine, shift)), covers)
+        met = np.zeros(len(mine), bool)
+        met[found.places[(found.places[:, 0] == side) & (found.places[:, 2] == shift), 1]] = True
+        excess[met] += goes_on[met] - (goes_on[~met].mean() if not met.all() else 0.0)
+        times += met
+    # A passage that recurs in a hundred windows counts once for each validation window that holds it.
+    return float((excess[times > 0] / times[times > 0]).mean()) if times.any() else 0.0
 
 
 def _telling(windows: Array, steps: int) -> Array:

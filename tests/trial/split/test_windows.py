@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stabcheck.trial.split.windows import overlap
+from stabcheck.trial.split.windows import overlap, seams
 
 Array = np.ndarray
 
@@ -75,3 +75,27 @@ def test_windows_that_look_alike_by_chance_do_not_overlap(make: object, seed: in
     windows = np.ascontiguousarray(make(np.random.default_rng(seed)), dtype=np.int64)  # type: ignore[operator]
     found = overlap(windows[:1200], windows[1200:], windows.shape[1])
     assert found.begin == found.end == 0.0
+
+
+def passages(seed: int) -> Array:
+    """Text of which a third are eight passages that recur."""
+    rng = np.random.default_rng(seed)
+    recurring = rng.integers(0, 90, (8, 120))
+    parts = [recurring[rng.integers(8)] if rng.random() < 1 / 3 else rng.integers(0, 90, 120) for _ in range(300)]
+    return np.concatenate([part[rng.integers(30) :] for part in parts])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_only_windows_cut_edge_to_edge_have_seams(seed: int) -> None:
+    text, steps, rng = passages(seed), 32, np.random.default_rng(seed)
+    last = len(text) - steps
+    blocks, starts = np.arange(0, last, steps), rng.integers(0, last, len(text) // steps)
+    half = rng.permutation(np.arange(0, last, steps // 2))
+    found = {}
+    for name, order in (("blocks", blocks), ("random starts", starts), ("half-overlapping", half)):
+        cuts = cut(text, steps, order)
+        train, val = cuts[: len(cuts) * 3 // 4], cuts[len(cuts) * 3 // 4 :]
+        found[name] = seams(train, val, steps, overlap(train, val, steps))
+    assert found["blocks"] > 0.5
+    assert found["random starts"] < 0.1
+    assert found["half-overlapping"] < 0.1
