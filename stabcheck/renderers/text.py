@@ -127,7 +127,7 @@ def fact(value: object) -> str:
         inside = ", ".join(f"{key} {fact(item)}" for key, item in list(value.items())[:6])
         return inside + (f", … {len(value)} in all" if len(value) > 6 else "")
     if isinstance(value, (list, tuple)):
-        inside = ", ".join(fact(item) for item in value[:6])
+        inside = ", ".join(f"[{fact(item)}]" if isinstance(item, (list, tuple)) else fact(item) for item in value[:6])
         return inside + (f", … {len(value)} in all" if len(value) > 6 else "")
     if value is None or isinstance(value, bool):
         return {None: "none", True: "yes", False: "no"}[value]

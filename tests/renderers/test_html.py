@@ -166,7 +166,7 @@ def test_the_page_says_what_a_person_needs() -> None:
 
 
 def test_what_broke_and_what_is_suppressed_is_there() -> None:
-    assert "val_loader : KeyError: 'label'" in said(page(broken()).find("body"))
+    assert "val_loader KeyError: 'label'" in said(page(broken()).find("body"))
     assert "step_11\n    call()" in "".join(e.text or "" for e in page(broken()).iter("pre"))
 
     old = FindingResult(
@@ -275,7 +275,9 @@ def test_what_is_not_finite_is_a_gap_and_said() -> None:
     found = drawn(report)
 
     assert found["Loss in the trial"]["data"][0]["x"] == [0, 2]
-    assert "Not every value is finite" in said(page(report).find("body"))
+    assert [shape["x0"] for shape in found["Loss in the trial"]["layout"]["shapes"]] == [1]
+    assert found["Loss in the trial"]["layout"]["xaxis"]["range"][1] > 3
+    assert "Loss: the first value that is not finite is at step 1." in said(page(report).find("body"))
     assert found["Gradient norm by layer and step"]["data"][0]["z"] == [[0.0, None, None, None]]
 
 

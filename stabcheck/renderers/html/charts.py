@@ -1,7 +1,4 @@
-"""Kinds of pictures as plotly figures, made of plain dictionaries: curves, profiles over layers, and a table of colours.
-
-Colours of text and grid are left to the style sheet, which knows whether the page is light, dark or on paper.
-"""
+"""Kinds of pictures as plotly figures, made of plain dictionaries: curves, profiles over layers, and a table of colours."""
 
 from __future__ import annotations
 
@@ -11,21 +8,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from stabcheck.reading import called
+from stabcheck.renderers.html.axes import (
+    COLORS,
+    DASHES,
+    LAST,
+    LEGEND,
+    LEVEL,
+    Trace,
+    fitting,
+    framed,
+    layer_axis,
+    scale,
+    unique,
+    wall,
+)
 from stabcheck.renderers.plots import Level, Series, spans_decades
 from stabcheck.renderers.text import clean, short
 
-COLORS = ("#3987e5", "#d9731a", "#a35cc9", "#2f9e6e", "#d9485f", "#8a7a2b")
-"""Told apart by people who are colour-blind, and legible on white and on black."""
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-
-LEVEL = "#8b949e"
 ROWS = 12
 """Of a curve's numbers, in the table beneath it."""
-
-ROW, MARGINS = 20, 110
-"""Height of a layer's row, and of everything around the rows."""
-
-Trace = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -76,17 +77,21 @@ def curves(
         }
         for level in shown
     ]
-    layout = _layout(
+    broken = [(one, step) for one, points in drawn if (step := _breaks(one, points)) is not None]
+    layout = framed(
         xaxis={"title": {"text": "step"}, "rangemode": "tozero", "spikethickness": 1, "spikecolor": LEVEL},
-        yaxis={"title": {"text": y}, **_scale(heights, log)},
+        yaxis={"title": {"text": y}, **scale(heights, log)},
         hovermode="x unified",
         showlegend=len(traces) > 1,
-        height=340,
+        height=300 + LEGEND * len(traces),
     )
     caption = " ".join([about, *(_course(one, points, len(drawn) > 1) for one, points in drawn)]).strip()
-    unseen = [one.name for one, points in drawn if len(points) < len(one.y)]
-    if unseen:
-        caption += f" Not every value is finite: {', '.join(unseen)} has gaps."
+    for one, step in broken:
+        caption += f" {_upper(one.name)}: the first value that is not finite is at step {short(step)}."
+    if broken:
+        last = max(x for one, _ in drawn for x in one.x if 0 <= x < LAST)
+        layout["xaxis"] |= {"range": [0, last * 1.02 or 1]}
+        layout["shapes"] = [wall(step) for step in sorted({step for _, step in broken})]
     return Figure(title, caption, traces, layout, *_numbers(drawn))
 
 
@@ -117,18 +122,18 @@ def profile(title: str, layers: Sequence[str], columns: Mapping[str, Sequence[fl
             }
             trace["line"] = {"color": color, "width": 1, "dash": DASHES[i % len(DASHES)]}
         traces.append(trace)
-    xaxis: dict[str, Any] = {"title": {"text": x}, **_scale(values, log)}
+    xaxis: dict[str, Any] = {"title": {"text": x}, **scale(values, log)}
     if share:
         xaxis["range"] = [0, 100]
     else:
         xaxis["rangemode"] = "tozero"
-    layout = _layout(
+    layout = framed(
         xaxis=xaxis,
-        yaxis=_layer_axis(names),
+        yaxis=layer_axis(names),
         showlegend=len(traces) > 1,
         hovermode="closest",
         barmode="group",
-        height=MARGINS + (ROW + 6 * share) * max(len(names), 4),
+        height=fitting(names),
     )
     if log and len(positive) < len(values):
         about += " What is zero is left out."
@@ -163,10 +168,10 @@ def heat(
         "hoverongaps": False,
         "hovertemplate": "%{y}, step %{x}: %{customdata}<extra></extra>",
     }
-    layout = _layout(
+    layout = framed(
         xaxis={"title": {"text": "step"}},
-        yaxis=_layer_axis(names),
-        height=MARGINS + 20 + ROW * max(len(names), 4),
+        yaxis=layer_axis(names),
+        height=fitting(names) + LEGEND,
     )
     if there:
         (least, i, j), (most, k, n) = min(there), max(there)
@@ -176,50 +181,10 @@ def heat(
     return Figure(title, about, [trace], layout, ("layer", "first step", "last step"), rows)
 
 
-def unique(layers: Sequence[str]) -> list[str]:
-    """Names for the rows of a picture, each once. plotly reads a few tags in names, so there are no angle brackets."""
-    seen: dict[str, int] = {}
-    names = []
-    for layer in layers:
-        name = clean(layer).replace("<", "‹").replace(">", "›") or "(the model)"
-        seen[name] = seen.get(name, 0) + 1
-        names.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return names
-
-
-def _layout(**more: Any) -> dict[str, Any]:
-    common: dict[str, Any] = {
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(128,128,128,0.08)",
-        "font": {"family": "system-ui, sans-serif", "size": 13},
-        "margin": {"l": 8, "r": 12, "t": 24, "b": 8},
-        "hoverlabel": {"bgcolor": "#24292f", "bordercolor": "#8b949e", "font": {"color": "#ffffff"}},
-        "legend": {"orientation": "h", "x": 0, "yref": "container", "y": 0, "yanchor": "bottom"},
-        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#8b949e", "activecolor": COLORS[0]},
-        "autosize": True,
-    }
-    for key in ("xaxis", "yaxis"):
-        more[key] = {"automargin": True, "zeroline": False, **more[key]}
-    return {**common, **more}
-
-
-def _scale(values: Sequence[float], log: bool) -> dict[str, Any]:
-    """A linear axis, or a logarithmic one with a tick at every power of ten, or at every second and so on."""
-    if not log:
-        return {"type": "linear", "exponentformat": "e"}
-    there = [math.log10(value) for value in values if value > 0]
-    return {"type": "log", "exponentformat": "e", "dtick": math.ceil((max(there) - min(there)) / 6)}
-
-
-def _layer_axis(names: Sequence[str]) -> dict[str, Any]:
-    return {
-        "type": "category",
-        "autorange": "reversed",
-        "tickmode": "array",
-        "tickvals": list(names),
-        "ticktext": list(names),
-        "ticks": "",
-    }
+def _breaks(one: Series, points: Sequence[tuple[float, float]]) -> float | None:
+    """The first step whose value is not finite."""
+    there = {x for x, _ in points}
+    return next((x for x, _ in zip(one.x, one.y, strict=False) if x not in there and 0 <= x < LAST), None)
 
 
 def _course(one: Series, points: Sequence[tuple[float, float]], named: bool) -> str:

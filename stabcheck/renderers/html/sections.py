@@ -57,9 +57,9 @@ def errors(report: Report) -> Html | None:
         blocks.append(
             el(
                 "article",
-                el("h3", badge("error"), " ", ", ".join(ids)),
-                el("p", el("b", error.stage), ": ", error.message),
-                el("p", blame, class_="aside"),
+                el("h3", badge("error"), " ", error.stage),
+                el("p", error.message, class_="message"),
+                el("p", f"{blame} It kept from running: {', '.join(ids)}.", class_="aside"),
                 el("details", el("summary", "Traceback"), el("pre", text(trace, lines=True))) if trace else None,
                 class_="finding error",
             )
