@@ -7,6 +7,7 @@ from pathlib import Path
 
 from stabcheck.console import Look, to_bytes, write
 from stabcheck.options import Options
+from stabcheck.publishing import say
 from stabcheck.selection import UsageError
 from stabcheck.starter import script as scripts
 from stabcheck.starter import writing
@@ -36,6 +37,8 @@ def begin(source: Path | None, look: Look) -> int:
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror})") from None
     target = _target(path)
+    if draft.can_run and Look.of(sys.stderr).moving:
+        say(f"{path} is written; trying it for {QUICK.steps} steps, which takes some seconds")
     trouble = _trouble(target) if draft.can_run else []
     from stabcheck.renderers.begun import render
 

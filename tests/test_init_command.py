@@ -46,7 +46,7 @@ def test_a_script_becomes_an_entry_point_that_runs(capsys: Output, monkeypatch: 
     assert shown.startswith("stabcheck_setup.py is written; nothing of yours was imported to write it.\n")
     assert "validate           lambda: evaluate(model, val_loader, criterion)\n" in shown
     assert "It runs: the set-up was built, and trained for a few steps." in shown
-    assert "- train_step: train_step(batch): your own step" in shown
+    assert "- train_step: your own whole step, called as train_step(batch)" in shown
     assert shown.endswith("Next: stabcheck run stabcheck_setup.py:setup\n")
     ast.parse(Path("stabcheck_setup.py").read_text())
 

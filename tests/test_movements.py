@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stabcheck.engine import run
 from stabcheck.movements import Movement, moved
+from stabcheck.options import Options
 from stabcheck.report import Report, from_json
 from tests.renderers.report_samples import report_of, result
 
@@ -113,6 +117,41 @@ def test_a_step_that_overflows_is_not_the_median() -> None:
     old, new = norms(1.0), of("gradient-norms", {"total": ["NaN", "Infinity", *[1.0] * 38], "parameters": []})
 
     assert moved(old, new) == ()
+
+
+SETUPS = """
+import torch
+def build(scale):
+    x = torch.randn(256, 8)
+    y = (x.sum(1) > 0).long()
+    model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+    with torch.no_grad():
+        model[2].weight.mul_(scale)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=32, shuffle=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    return {"model": model, "train_loader": loader, "loss_fn": torch.nn.CrossEntropyLoss(), "optimizer": optimizer}
+def usual():
+    return build(1)
+def wild():
+    return build(40)
+"""
+
+
+def test_another_seed_moves_nothing_and_other_weights_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "setups_to_compare.py").write_text(SETUPS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+
+    def trial(function: str, seed: int) -> Report:
+        options = Options(select=("SC02", "SC08", "SC09"), steps=20, seed=seed, in_process=True)
+        return run(f"setups_to_compare.py:{function}", options)
+
+    first = trial("usual", 0)
+    for seed in (0, 1, 2):
+        assert moved(first, trial("usual", seed)) == ()
+    what = {one.what for one in moved(first, trial("wild", 0))}
+    assert {"loss at the start", "gradient norm of the whole model"} <= what
+    sys.modules.pop("setups_to_compare", None)
 
 
 _any = st.recursive(

@@ -188,7 +188,7 @@ def _value(movement: Movement, value: float) -> str:
     if movement.unit == "seconds":
         return seconds(value)
     if movement.unit == "share":
-        return f"{value:.0%}" if value >= 0.01 or value == 0 else f"{value:.1%}"
+        return "<0.1%" if 0 < value < 0.001 else f"{value:.0%}" if value >= 0.01 or value == 0 else f"{value:.1%}"
     return fact(value)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import builtins
 import io
+import re
 import textwrap
 import tokenize
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,8 +18,8 @@ from pathlib import Path
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-TRAINS = {"backward", "fit"}
-"""Methods that nothing but training calls."""
+TRAINERS = re.compile(r"train|learn|model|net\b|runner|engine", re.IGNORECASE)
+"""What has a `fit` or `train` that trains. A scaler of the data has a `fit` too."""
 DEEPEST = 3
 """Functions that are followed into one another: `main()` that calls `run(args)` that does it all."""
 
@@ -55,12 +56,19 @@ class Script:
         for call in calls(node):
             name = callee(call)
             last = name.rpartition(".")[2]
-            if "." in name and (last in TRAINS or (last == "train" and "trainer" in name.lower())):
+            if "." in name and (last == "backward" or (last == "fit" and TRAINERS.search(name))):
                 return True
-            definition = self.definitions.get(name)
-            if depth and isinstance(definition, Function) and self.trains(definition, depth - 1):
+            if last == "train" and "trainer" in name.lower():
+                return True
+            called = [self.definitions.get(name)] if "." not in name else self._methods(last)
+            if depth and any(isinstance(d, Function) and self.trains(d, depth - 1) for d in called):
                 return True
         return False
+
+    def _methods(self, name: str) -> list[ast.stmt]:
+        """The methods of that name in the script's own classes."""
+        classes = [node for node in self.definitions.values() if isinstance(node, ast.ClassDef)]
+        return [inner for node in classes for inner in node.body if isinstance(inner, Function) and inner.name == name]
 
     def source(self, node: ast.stmt) -> str:
         """The statement as it stands in the script, without its indentation; rewritten where it shares a line with others."""

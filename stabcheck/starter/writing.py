@@ -21,13 +21,14 @@ WANTED: dict[str, str] = {
     "model": "your model, a torch.nn.Module",
     "train_loader": "the loader of training batches",
     "val_loader": "the loader of validation batches",
-    "loss_fn": "loss_fn(outputs, targets), or 'compute_loss': compute_loss(model, batch); neither if the model returns its loss",
+    "loss_fn": "called as loss_fn(outputs, targets); or 'compute_loss', called as compute_loss(model, batch); neither if the model "
+    "returns its loss",
     "optimizer": "the optimizer that you train with",
     "scheduler": 'the learning-rate schedule, with \'scheduler_interval\': "step" or "epoch"; nothing if you have none',
     "max_epochs": "how many epochs the real run has, or 'max_steps'",
-    "train_step": "train_step(batch): your own step, with zero_grad, backward, clipping and step; it returns the loss",
-    "validate": "validate(): your own validation loop",
-    "save": "save(path): your own checkpoint writer, with 'load': load(path)",
+    "train_step": "your own whole step, called as train_step(batch): zero_grad, backward, clipping, step; it returns the loss",
+    "validate": "your own validation loop, called without arguments",
+    "save": "your own checkpoint writer, called as save(path), with 'load', called as load(path)",
 }
 """Key -> what belongs there. What comes first is worth most."""
 

@@ -300,3 +300,26 @@ def test_several_optimizers_are_pointed_out(tmp_path: Path) -> None:
     text = OWN.replace("    train_loader =", "    opt_head = torch.optim.Adam(model.parameters())\n    train_loader =")
 
     assert any("several optimizers (optimizer, opt_head)" in note for note in drafted(text, tmp_path).notes)
+
+
+@pytest.mark.parametrize("method", ["fit", "go"])
+def test_the_training_itself_is_never_taken_over(method: str, tmp_path: Path) -> None:
+    text = TRAINER.replace("def fit", f"def {method}").replace("trainer.fit()", f"trainer.{method}()")
+    draft = drafted(text.replace("trainer", "boss"), tmp_path)
+
+    assert f".{method}()" not in draft.text
+    assert built(draft).optimizer.state == {}
+
+
+def test_a_scaler_that_is_fitted_is_no_training(tmp_path: Path) -> None:
+    scaler = "class Scaler:\n    def fit(self, x):\n        self.mean = x.mean(0)\n\n\n"
+    script = SHAPES["guard"](LOOPS["plain"][0]).replace("if __name__", f"{scaler}if __name__")
+    draft = drafted(
+        script.replace(
+            "train_set, val_set =", "scaler = Scaler()\n    scaler.fit(torch.ones(4, 4))\n    train_set, val_set ="
+        ),
+        tmp_path,
+    )
+
+    assert draft.can_run
+    assert built(draft).max_epochs == 3
