@@ -393,6 +393,14 @@ def targets_scaled_inside_the_model(seed: int) -> dict[str, Any]:
     return run((x, 100 * y + 300), None, model, loss_fn=lambda o, t: F.mse_loss(o / 100, t / 100))
 
 
+def targets_out_of_reach_of(activation: nn.Module) -> Callable[[int], dict[str, Any]]:
+    def out_of_reach(seed: int) -> dict[str, Any]:
+        x, y = curve(seed)
+        return run((x, 1e3 * y + 3e3), None, nn.Sequential(regressor(), activation), loss_fn=F.mse_loss)
+
+    return out_of_reach
+
+
 class Affine(nn.Module):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -546,4 +554,6 @@ HEALTHY: dict[str, Callable[[int], dict[str, Any]]] = {
     )
 }  # fmt: skip
 HEALTHY |= {"drawn": drawn("global"), "drawn by index": drawn("by index"), "drawn in one process": drawn("own")}
+for activation in (nn.Tanh(), nn.Sigmoid(), nn.LogSigmoid()):
+    HEALTHY[f"targets out of reach of {activation}"] = targets_out_of_reach_of(activation)
 HEALTHY["drawn in workers"] = drawn("global", num_workers=2)

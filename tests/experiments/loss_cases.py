@@ -237,6 +237,8 @@ FAULTY: dict[str, list[Setup]] = {
         computing(lambda m, b: F.cross_entropy((e := m(b[0]).exp()) / e.sum(1, keepdim=True), b[1])),
         stepping(lambda m, b: F.cross_entropy(torch.softmax(m(b[0]), 1), b[1])),
         returning(lambda o, y: nn.CrossEntropyLoss()(o.softmax(-1), y)),
+        with_targets(lambda x, y: y.float(), lambda o, t: F.poisson_nll_loss(o.exp(), t), flat),
+        with_targets(lambda x, y: y.float(), lambda o, t: F.poisson_nll_loss(F.softplus(o), t, True), flat),
     ],
     "SC1602": [
         classifier(loss_fn=F.nll_loss),
@@ -244,6 +246,8 @@ FAULTY: dict[str, list[Setup]] = {
         stepping(lambda m, b: F.nll_loss(m(b[0]).softmax(1), b[1])),
         computing(lambda m, b: F.kl_div(m(b[0]).softmax(1), F.one_hot(b[1], 4).float(), reduction="batchmean")),
         with_targets(even, nn.BCELoss(), flat),
+        with_targets(lambda x, y: y.float(), nn.PoissonNLLLoss(log_input=False), flat),
+        with_targets(lambda x, y: y.float(), lambda o, t: F.poisson_nll_loss(o, t, False), flat),
         computing(lambda m, b: F.nll_loss(m(b[0]) / 2 + 1, b[1])),
         computing(lambda m, b: F.nll_loss(m(b[0]).exp(), b[1])),
         computing(lambda m, b: ctc(m(b[0]))),
@@ -534,6 +538,9 @@ HEALTHY: dict[str, Setup] = {
     "quantiles": with_targets(first, quantiles),
     "chamfer": with_targets(images, chamfer, lambda: nn.Linear(16, 16)),
     "gaussian": with_targets(first, gaussian),
+    "poisson of rates": with_targets(
+        lambda x, y: y.float(), lambda o, t: F.poisson_nll_loss(o.exp(), t, log_input=False), flat
+    ),
     "poisson": with_targets(lambda x, y: y.float(), nn.PoissonNLLLoss(), flat),
     "policy gradient": computing(policy),
     "policy gradient in the step": stepping(policy),

@@ -14,6 +14,7 @@ import torch
 from stabcheck.check import Skip
 from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
+from stabcheck.trial.data.reach import reach
 from stabcheck.trial.data.scan import Scan, replaced, target_paths
 from stabcheck.trial.data.short_training import Scale, changed_arguments, course, tail
 from stabcheck.trial.data.units import Units, units
@@ -77,11 +78,13 @@ def suspects(session: Session, scan: Scan, seed: int) -> dict[tuple[str, str], U
         unit = units(pieces)
         if unit is not None and suspect(unit):
             found["inputs", path] = unit
+    low, high = reach(session, scan.batches[0], seed)
     for path in target_paths(session.setup, scan.batches[0]):
         held = [leaves(batch).get(path) for batch in taken]
         pieces = [torch.as_tensor(h) for h in held if isinstance(h, np.ndarray) and h.dtype.kind == "f"]
         unit = units(pieces) if pieces else None
-        if unit is not None and suspect(unit):
+        # Where the mean is out of reach the last activation is wrong, whatever the units.
+        if unit is not None and suspect(unit) and bool(((low <= unit.mean) & (unit.mean <= high)).all()):
             found["targets", path] = unit
     return found
 

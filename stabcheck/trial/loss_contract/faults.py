@@ -68,6 +68,8 @@ def nothing_left(call: LossCall) -> bool:
 
 
 def _twice(call: LossCall) -> Iterator[Fault]:
+    if call.name == "poisson_nll_loss":
+        yield from _rates(call)
     if call.name not in LOGIT_LOSSES and call.name not in NORMALISERS:
         return
     made_by, _, _ = origins.origin(call.input)
@@ -92,6 +94,19 @@ def _twice(call: LossCall) -> Iterator[Fault]:
         "fail" if twice else "warn",
         call.made_by,
     )
+
+
+def _rates(call: LossCall) -> Iterator[Fault]:
+    """Rates where poisson_nll_loss takes their logarithms, and scores where it takes rates."""
+    made_by, _, _ = origins.origin(call.input)
+    logarithms = bool(call.options.get("log_input", True))
+    if logarithms and made_by in {"Exp", "Softplus"}:
+        effect = "it cannot tell a rate below 1 (log_input=True makes it exponentiate)"
+        facts = {"activation": made_by.lower(), "loss": call.name, "shape": shape(call.input), "effect": effect}
+        yield Fault("activated-twice", call.place, facts, None, call.made_by)
+    elif not logarithms and made_by in origins.SCORES and bool((call.input < 0).any()):
+        remedy = "exp or softplus of them, or pass log_input=True to take them as logarithms"
+        yield _wants(call, "raw scores", "rates above 0 (log_input=False)", remedy)
 
 
 def _floor(call: LossCall, activation: str) -> str:

@@ -36,6 +36,7 @@ _POSITIONS = {
     "cross_entropy": ("weight", "", "ignore_index", "", "reduction"),
     "nll_loss": ("weight", "", "ignore_index", "", "reduction"),
     "kl_div": ("", "", "reduction", "log_target"),
+    "poisson_nll_loss": ("log_input",),
     "ctc_loss": ("input_lengths", "target_lengths", "blank", "reduction", "zero_infinity"),
 }
 """Names of the arguments after (input, target) that may be given by position."""
