@@ -132,8 +132,8 @@ def _judge(recording: Recording, state: Progress, end: int) -> Finding | None:
     }  # fmt: skip
     last = recording.signals[-1].module
     update = largest_update(recording) or 0.0
-    if severity == "warn" and _was_alive(recording) and update < LARGE_UPDATE:
-        return None  # slow rather than destroyed: nothing in the updates could have done it
+    if _was_alive(recording) and update < LARGE_UPDATE:
+        return None  # slow, or on a plateau, rather than destroyed: nothing in the updates could have done it
     if _was_alive(recording):
         largest = [
             s.clipped_norm for s in recording.steps if s.clipped_norm is not None and math.isfinite(s.clipped_norm)

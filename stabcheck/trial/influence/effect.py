@@ -56,7 +56,7 @@ class End:
     op: Op | None
     """The operation whose result no longer depends on them; None if none of them is used at all."""
     strength: float
-    """Relative change of what went into it."""
+    """Change of what went into it, as a share of that or of what came out, whichever is larger."""
 
     @property
     def is_wiring(self) -> bool:
@@ -113,24 +113,24 @@ def end(subject: Subject, axes: dict[str, int]) -> End | None:
     if base is None or other is None:
         return None
     strength = dict.fromkeys(entered, 1.0)
+    size = dict.fromkeys(entered, 1.0)
     last, into = None, 0.0
     for before, after in aligned(base, other):
-        reached = [strength[i] for i in after.given if i in strength]
+        reached = [i for i in after.given if i in strength]
         for old, new, made in zip(before.results, after.results, after.made, strict=True):
             if torch.equal(old, new):
                 strength.pop(made, None)
             else:
-                strength[made] = _relative(old, new)
+                size[made] = scale(new.float() - old.float())
+                strength[made] = size[made] / max(scale(old), 1e-30)
         if reached and not any(made in strength for made in after.made) and before.name not in _LOOKS:
-            last, into = before, max(reached)
+            # A strong change of something tiny is lost in rounding too, beside a bias.
+            beside = max((scale(t) for t in before.results if t.is_floating_point()), default=0.0)
+            last, into = before, max(min(strength[i], size[i] / max(beside, 1e-30)) for i in reached)
     return End(last, into)
 
 
 _LOOKS = {"detach", "size", "dim", "numel", "is_floating_point"}
-
-
-def _relative(old: torch.Tensor, new: torch.Tensor) -> float:
-    return scale(new.float() - old.float()) / max(scale(old), 1e-30)
 
 
 @contextlib.contextmanager
