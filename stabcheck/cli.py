@@ -25,6 +25,7 @@ from stabcheck.publishing import (
     listen,
     outputs,
     publish,
+    require,
     say,
     say_not_loaded,
     write_recorded,
@@ -104,6 +105,7 @@ def run(
     todo = plans(target, words, config, every=every)
     if len(todo) > 1 and (save_recording or log_gradients):
         raise UsageError("--save-recording and --log-gradients name one file: run one target at a time")
+    require(*(plan.formats for plan in todo))
     codes = []
     for plan in todo:
         shown = Shown(plan.formats, quiet, verbose, plan.strict, color)
@@ -148,6 +150,7 @@ def diagnose(
     except (OSError, ValueError) as error:
         raise UsageError(f"{recording}: {getattr(error, 'strerror', None) or error}") from error
     wanted = formats(output, output_format, json, events=False)
+    require(wanted)
     with outputs(wanted, log_gradients) as files:
         report = judge(observed, Options(given.split(select), given.split(ignore), suppressions=known(baseline)))
         write_recorded(files, observed)

@@ -54,6 +54,19 @@ def formats(
     return wanted
 
 
+def require(*wanted: Mapping[str, Path | None]) -> None:
+    """Make sure, before anything runs, that every format can be written.
+
+    Raises:
+        UsageError: one needs a package that is not installed.
+    """
+    from stabcheck.renderers.formats import missing
+
+    for name in (name for formats in wanted for name in formats):
+        if lack := missing(name):
+            raise UsageError(f"-o {name}: {lack}")
+
+
 def known(baseline: Path | None) -> tuple[Suppression, ...]:
     """What the baseline has found already.
 

@@ -65,6 +65,16 @@ def test_every_file_is_in_the_catalogue() -> None:
     assert files == {check.id for check in CATALOG}
 
 
+def test_parts_of_a_check_are_named_after_it() -> None:
+    """`_eval_mode_modes.py` belongs to eval-mode; what several checks share is in `stabcheck.trial` or `stabcheck.reading`."""
+    parts = [
+        path.stem for folder in ("diagnoses", "experiments") for path in (ROOT / "stabcheck" / folder).glob("_[!_]*.py")
+    ]
+    owners = tuple(f"_{check.id.replace('-', '_')}_" for check in CATALOG)
+
+    assert [part for part in parts if not part.startswith(owners)] == []
+
+
 @every_check
 def test_check_is_documented_in_three_sections(check: Check) -> None:
     titles = re.findall(r"^## (.*)$", check.doc, re.MULTILINE)

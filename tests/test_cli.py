@@ -333,6 +333,37 @@ def test_bad_input_is_one_line(words: str, message: str, fake: Engine, capsys: O
     assert list(Path().iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "words", ["run t.py:f -o html=x.html", "run t.py:f --output-format html", "diagnose r.json -o html=x"]
+)
+def test_a_format_whose_package_is_missing_is_said_before_the_run(
+    words: str, fake: Engine, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    Path("r.json").write_text(to_json(RECORDING), "utf-8")
+
+    code = main(words.split())
+
+    captured = capsys.readouterr()
+    assert (code, captured.out) == (2, "")
+    assert captured.err == "stabcheck: -o html: needs plotly, which is not installed: pip install 'stabcheck[html]'\n"
+    assert fake.target == ""
+    assert [path.name for path in Path().iterdir()] == ["r.json"]
+
+
+def test_of_several_targets_none_is_run_where_one_format_cannot_be_written(
+    fake: Engine, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    targets = '[targets.a]\ntarget = "t.py:f"\n[targets.b]\ntarget = "t.py:g"\noutput = {html = "b.html"}\n'
+    Path("stabcheck.toml").write_text(targets, "utf-8")
+
+    assert main(["run", "--all"]) == 2
+
+    assert "pip install 'stabcheck[html]'" in capsys.readouterr().err
+    assert fake.target == ""
+
+
 def test_verbose_shows_the_traceback_of_bad_input(fake: Engine, capsys: Output) -> None:
     main(["run", "t.py:f", "--steps", "0", "-v"])
 

@@ -13,30 +13,9 @@ from stabcheck.catalog import CATALOG, wrong_with
 from stabcheck.check import Outcome, Rule, experiment
 
 ROOT = Path(__file__).parent.parent
-CHECK = '''
-"""Models that are too wide for the tiny device.
-
-## What it looks at
-The number of parameters of the model that the set-up returns.
-
-## Why it matters
-The device has room for a hundred parameters and not for one more than that.
-
-## What to do
-Make it narrower, or ask for a bigger device from the people who make them.
-"""
-from stabcheck.check import Outcome, Rule, experiment
-
-TOO_WIDE = Rule("ACME0101", "too-wide", "fail", message="{count} parameters, room for {room}", fix="Make it narrower.")
-ROOM = 100
-
-
-@experiment(title="Fits the tiny device", rules=(TOO_WIDE,))
-def CHECK(bench):
-    count = sum(p.numel() for p in bench.shared().model.parameters())
-    found = (TOO_WIDE.at(None, count=count, room=ROOM),) if count > ROOM else ()
-    return Outcome(f"{count} parameters", findings=found, measurements={"count": count})
-'''
+PAGE = ROOT / "stabcheck/docs/adding-a-check.md"
+CHECK = PAGE.read_text().partition("```python\n")[2].partition("```")[0].replace("100_000", "100")
+"""The example that people start from."""
 
 
 @pytest.fixture
@@ -44,11 +23,11 @@ def package(tmp_path: Path) -> Path:
     """A folder with an installed package that brings one check."""
     (tmp_path / "acme").mkdir()
     (tmp_path / "acme/__init__.py").write_text("")
-    (tmp_path / "acme/tiny_device.py").write_text(CHECK)
+    (tmp_path / "acme/fits_device.py").write_text(CHECK)
     info = tmp_path / "acme-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[stabcheck.checks]\ntiny-device = acme.tiny_device:CHECK\n")
+    (info / "entry_points.txt").write_text("[stabcheck.checks]\nfits-device = acme.fits_device:CHECK\n")
     return tmp_path
 
 
@@ -65,29 +44,29 @@ def stabcheck(package: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_check_of_another_package_is_listed_explained_and_run(package: Path) -> None:
-    assert "too wide for the tiny device" in stabcheck(package, "list").stdout
+    assert "wider than the device" in stabcheck(package, "list").stdout
     assert "Make it narrower" in stabcheck(package, "explain", "ACME0101").stdout
 
     done = stabcheck(
-        package, "run", f"{ROOT / 'sample_models/mlp.py'}:healthy", "--select", "tiny-device,dying-relu", "--json", "-"
+        package, "run", f"{ROOT / 'sample_models/mlp.py'}:healthy", "--select", "fits-device,dying-relu", "--json", "-"
     )
 
     assert done.returncode == 1, done.stderr
     checks = json.loads(done.stdout)["checks"]
-    assert [(check["id"], check["status"]) for check in checks] == [("dying-relu", "pass"), ("tiny-device", "fail")]
+    assert [(check["id"], check["status"]) for check in checks] == [("dying-relu", "pass"), ("fits-device", "fail")]
     (finding,) = checks[1]["findings"]
     assert finding["code"] == "ACME0101"
     assert finding["evidence"]["count"] == checks[1]["measurements"]["count"] > 100
 
 
 def test_a_package_that_cannot_be_imported_is_one_line(package: Path) -> None:
-    (package / "acme/tiny_device.py").write_text("import nothing_of_this_name")
+    (package / "acme/fits_device.py").write_text("import nothing_of_this_name")
 
     done = stabcheck(package, "list")
 
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "the check 'tiny-device' of acme cannot be imported: ModuleNotFoundError" in done.stderr
+    assert "the check 'fits-device' of acme cannot be imported: ModuleNotFoundError" in done.stderr
 
 
 def check(code: str) -> object:

@@ -22,6 +22,7 @@ import math
 
 from stabcheck import stats
 from stabcheck.check import Finding, NotChecked, Outcome, Rule, Skip, diagnosis
+from stabcheck.diagnoses import _profiles
 from stabcheck.reading import SCALE_FREE, called, is_bad_from_nowhere, largest_update, progress
 from stabcheck.recording import Parameter, Recording
 
@@ -119,6 +120,7 @@ def CHECK(recording: Recording) -> Outcome:  # noqa: N802
         "steps": [s.index for s in recording.steps], "total": totals, "clipped": [s.clipped_norm for s in recording.steps],
         "parameters": [_row(p) for p in recording.parameters if not _never(p)], "frozen": frozen, "unused": unused,
         "clip_threshold": _threshold(recording), "suggested_clip": stats.quantile(finite, 0.9) if finite else None,
+        "trial": _profiles.trial(recording), "by_layer": _profiles.gradients(recording), "updates": _profiles.updates(recording),
     }  # fmt: skip
     count = len(recording.parameters) - len(silent)
     summary = f"{count} parameters logged over {len(totals)} steps, total norm {stats.median(finite):.3g} at the median"

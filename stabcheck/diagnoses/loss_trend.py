@@ -1,4 +1,4 @@
-"""The course of the training loss, where no other check explains it: learnt and lost again, single batches far off.
+"""The course of the training loss, where no other check explains it: learnt and lost again, outlier batches.
 
 ## What it looks at
 The loss of every step of the trial, on the scale between the best constant guess and the loss's own floor, so that its size
@@ -43,21 +43,22 @@ SETTLING = 5
 
 LOST = Rule(
     "SC1301",
-    "learnt-and-lost",
+    "loss-rises-again",
     "fail",
-    "the loss fell from {first:.3g} to {best:.3g} at step {at} and then rose: the last {count} steps are all above the best "
-    "constant guess ({constant:.3g}), at {last:.3g} on average",
-    "look at what changes during the training: a weight of the loss that grows at every step, momentum that piles up, a rising "
-    "learning rate; clip the gradient",
+    message="the loss fell from {first:.3g} to {best:.3g} at step {at} and then rose: the last {count} steps are all "
+    "above the best constant guess ({constant:.3g}), at {last:.3g} on average",
+    fix="look at what changes during training: a loss weight that grows with every step, momentum that builds up, a "
+    "rising learning rate; clip the gradient",
 )
 FAR = Rule(
     "SC1302",
-    "batches-far-off",
+    "outlier-batches",
     "warn",
-    "{count} of {steps} batches have a loss at least {times:.0f} times that of the usual one (median {median:.3g}; {losses} at "
-    "steps {places})",
-    "print the samples of these batches (step {first_place} counts from 0): a row in another unit, a broken target, a value that "
-    "was not masked; else clip the gradient or use a loss that grows linearly",
+    message="{count} of {steps} batches have a loss at least {times:.0f} times the usual one (median {median:.3g}; "
+    "{losses} at steps {places})",
+    fix="print the samples of these batches (step {first_place} counts from 0): a row in another unit, a wrong "
+    "target, a value that should be masked; otherwise clip the gradient, or use a loss that grows linearly, such "
+    "as Huber's",
 )
 
 

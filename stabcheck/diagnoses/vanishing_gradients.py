@@ -28,6 +28,7 @@ from typing import Any
 
 from stabcheck import stats
 from stabcheck.check import Finding, Outcome, Rule, Severity, Skip, diagnosis
+from stabcheck.diagnoses import _profiles
 from stabcheck.reading import LARGE_UPDATE, WARN_NECK, Progress, called, largest_update, neck, progress, variance_share
 from stabcheck.recording import Recording
 
@@ -102,6 +103,7 @@ def CHECK(recording: Recording) -> Outcome:  # noqa: N802
         "varying_share_of_output": share,
         "progress": state.share,
         "gradient_by_layer": [[s.module, s.grad_norm[end]] for s in recording.signals],
+        "activations": _profiles.activations(recording),
         "memory_steps": {r.module: _memory(r.at_end) for r in recording.recurrences},
     }
     finding = _judge(recording, state, end)

@@ -1,4 +1,6 @@
-"""One file per check that works with live Sessions. Names with an underscore are parts of a check beside them.
+"""One file per check that works with live Sessions, named after it: its words, its thresholds, its rules and what it concludes.
+What it measures with is in `stabcheck.trial`.
 
-torch is imported inside the functions, so that the catalogue loads without it.
+A check with many rules has parts beside it: `_<check>_<part>.py`. torch is imported inside the functions, so that the catalogue
+loads without it.
 """

@@ -1,4 +1,4 @@
-"""Sigmoids, tanhs and attention that start at their stops and pass no gradient, or attention over the wrong axis.
+"""Sigmoids, tanhs and attention that start saturated and pass no gradient, or attention over the wrong axis.
 
 ## What it looks at
 One forward at the start: for every call of sigmoid, tanh and the like the share of units on the flat part (slope below a
@@ -33,28 +33,29 @@ NEARLY_ALL = 0.9
 
 SATURATED = Rule(
     "SC1101",
-    "saturated-from-the-start",
+    "saturated-at-initialization",
     "fail",
-    "{share:.0%} of the {kind} in {at} is on its flat part at the start (its input has size {size:.3g}){others}, and nothing is "
-    "learnt in {steps} steps (loss {first:.3g} to {last:.3g}, best constant guess {constant:.3g}); with that input scaled to "
-    "size 1 the loss reaches {better:.3g}",
-    "{remedy}",
+    message="{share:.0%} of the {kind} in {at} is saturated at the start (its input has scale {size:.3g}){others}, and "
+    "nothing is learnt in {steps} steps (loss {first:.3g} to {last:.3g}, best constant guess {constant:.3g}); "
+    "with that input scaled to 1, the same steps reach {better:.3g}",
+    fix="{remedy}",
 )
 WRONG_AXIS = Rule(
     "SC1102",
     "softmax-over-wrong-axis",
     "fail",
-    "the attention weights in {at} are normalised over axis {axis} of {axes} ({what}) and not over the keys that they mix: "
-    "their sums there run from {lowest:.3g} to {highest:.3g}, not 1",
-    "softmax over the last axis of the logits (queries x keys): dim=-1",
+    message="the attention weights in {at} are normalised over axis {axis} of {axes} ({what}) and not over the keys: "
+    "summed over the keys they give {lowest:.3g} to {highest:.3g}, not 1",
+    fix="apply softmax over the last axis of the logits (queries x keys): dim=-1",
 )
 ALL_MASKED = Rule(
     "SC1103",
     "every-key-masked",
     "fail",
-    "the mask hides every key from every query of the attention in {at}, so it mixes all of them alike or gives NaN",
-    "look at what True means in the mask (PyTorch's key_padding_mask hides where True, scaled_dot_product_attention shows), and "
-    "whether it is inverted",
+    message="the mask hides every key from every query of the attention in {at}, so it averages all values alike or "
+    "gives NaN",
+    fix="check what True means in the mask (hidden in PyTorch's key_padding_mask, shown in "
+    "scaled_dot_product_attention), and whether it is inverted",
 )
 
 
@@ -133,7 +134,7 @@ def _structural(bench: Bench, watch: GaugeWatch) -> tuple[Finding, ...]:
 
 def _saturated(bench: Bench, flat: list[Gauge]) -> tuple[Finding, ...]:
     """The trial again, with the inputs of these functions scaled to size 1."""
-    from stabcheck.trial.other_start import compare
+    from stabcheck.trial.counterfactual import compare
     from stabcheck.trial.saturation.gauge import Softened
 
     assert bench.recording is not None

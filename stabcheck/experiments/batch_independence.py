@@ -26,33 +26,34 @@ from stabcheck.check import Finding, NotChecked, Outcome, Rule, Skip, experiment
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
-    from stabcheck.trial.influence.mixing import Mixing
-    from stabcheck.trial.influence.order import Leak, NextStep
-    from stabcheck.trial.influence.subject import Subject
+    from stabcheck.trial.dependence.causality import Leak, NextStep
+    from stabcheck.trial.dependence.mixing import Mixing
+    from stabcheck.trial.dependence.subject import Subject
 
 MIXED = Rule(
     "SC1801",
-    "samples-mixed",
+    "samples-mixed-across-batch",
     "fail",
-    "with sample {sample} of a batch of {samples} exchanged, the output of {others} other{plural} changes in eval mode (by up to "
-    "{change:.2g} of its size){cause}",
-    "{remedy}",
+    message="with sample {sample} of a batch of {samples} replaced, the output of {others} other{plural} changes in eval "
+    "mode (by up to {change:.2g} of its size){cause}",
+    fix="{remedy}",
 )
 STATISTICS = Rule(
     "SC1802",
     "batch-statistics-in-eval-mode",
     "warn",
-    "{where} normalises by the batch at hand in eval mode too, so each output depends on the others of its batch (by up to "
-    "{change:.2g} of its size)",
-    "keep running statistics (track_running_stats=True), or use a norm over the features of one sample: LayerNorm, GroupNorm",
+    message="{where} normalises by the current batch in eval mode too, so each output depends on the other samples of "
+    "its batch (by up to {change:.2g} of its size)",
+    fix="keep running statistics (track_running_stats=True), or use a norm over the features of one sample: "
+    "LayerNorm, GroupNorm",
 )
 FUTURE = Rule(
     "SC1803",
-    "future-seen",
+    "future-leakage",
     "fail",
-    "the model is trained to say what {name} holds next, and it sees it: with everything after position {position} exchanged, "
-    "predictions up to there change by up to {change:.2g} of their size{cause}",
-    "{remedy}",
+    message="the model is trained to predict what comes next in {name}, and it sees it: with everything after position "
+    "{position} replaced, predictions up to there change by up to {change:.2g} of their size{cause}",
+    fix="{remedy}",
 )
 NORMS = {
     "batch_norm",
@@ -72,9 +73,9 @@ NORMS = {
 @experiment(title="Samples are independent", rules=(MIXED, STATISTICS, FUTURE))
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Exchange a sample, and then the second half of a sequence; nothing else may change."""
-    from stabcheck.trial.influence.mixing import independence
-    from stabcheck.trial.influence.order import next_steps
-    from stabcheck.trial.influence.subject import subject
+    from stabcheck.trial.dependence.causality import next_steps
+    from stabcheck.trial.dependence.mixing import independence
+    from stabcheck.trial.dependence.subject import subject
 
     not_checked: list[NotChecked] = []
     findings: list[Finding] = []
@@ -166,7 +167,7 @@ def _remedy(mixing: Mixing) -> str:
 
 
 def _of_sequence(bench: Bench, found: Subject, steps: list[NextStep]) -> list[Finding]:
-    from stabcheck.trial.influence.order import leak
+    from stabcheck.trial.dependence.causality import leak
 
     leaks = [leak(found, step) for step in steps]
     # A decoder sees the past of its own input only; an encoder that is given the same text may see all of it.

@@ -21,7 +21,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stabcheck.check import NotChecked, Outcome, Rule, Severity, Skip, experiment
-from stabcheck.experiments._alike import (
+from stabcheck.experiments._clean_split_content import (
     CONFLICTS,
     DUPLICATES,
     NEAR_DUPLICATES,

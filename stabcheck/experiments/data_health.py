@@ -1,12 +1,12 @@
-"""Data that spoils training: NaN, misfits, sorted or unpaired samples, odd units, validation prepared otherwise.
+"""Data that spoils training: NaN, values out of range, unshuffled or mislabelled samples, bad scaling, preprocessing mismatch.
 
 ## What it looks at
 One pass over each loader, as far as a few seconds reach: NaN and infinite values that get through to the loss, the batches with the
-largest and smallest ids and labels, the last batch, inputs or targets that are all alike, codes for missing values, a
+largest and smallest ids and labels, the last batch, inputs or targets that are all alike, codes for missing values, the
 target among the inputs. Whether an input keeps its label in a second pass, whether labels of either side have to do with its inputs
 (by nearest neighbours) and mean the same in both, whether the dataset repeats its random augmentation. What only looks odd is
-tried out: a few dozen steps on the same batches shuffled, or with inputs or targets in standard units, and the validation loss with
-validation inputs brought to the units of training. A set-up that copes is left alone.
+tried out: a few dozen steps on the same batches shuffled, or with inputs or targets standardised, and the validation
+loss with validation inputs brought to the scale of training. A set-up that copes is left alone.
 
 ## Why it matters
 Nothing crashes. A model trains on labels of other samples, forgets each class while it sees the next, is validated on pixels
@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from stabcheck.check import Finding, NotChecked, Outcome, Skip, Source, experiment
-from stabcheck.experiments import _data_sides, _data_training, _data_values
+from stabcheck.experiments import _data_health_sides, _data_health_training, _data_health_values
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
@@ -74,24 +74,29 @@ def sides(data: Data) -> Iterator[Finding]:
             "whether validation data is prepared as training data is", "no val_loader given: add 'val_loader'"
         )
         return
-    yield from _data_sides.labels(data, data.val)
-    yield from _data_sides.preparation(data, data.val)
+    yield from _data_health_sides.labels(data, data.val)
+    yield from _data_health_sides.preparation(data, data.val)
 
 
 STAGES: tuple[tuple[Callable[[Data], Iterator[Finding]], ...], ...] = (
-    (_data_values.unusable,),
-    (_data_values.empty, _data_training.repeated, _data_training.imbalanced),
-    (_data_training.paired,),
+    (_data_health_values.unusable,),
+    (_data_health_values.empty, _data_health_training.repeated, _data_health_training.imbalanced),
+    (_data_health_training.paired,),
     (sides,),
-    (_data_training.ordered,),
-    (_data_training.scaled,),
+    (_data_health_training.ordered,),
+    (_data_health_training.scaled,),
 )
 """In order of certainty; what a stage fails with is mended before the next has anything to say."""
 
 
 @experiment(
     title="Data health",
-    rules=tuple(sorted((*_data_values.RULES, *_data_training.RULES, *_data_sides.RULES), key=lambda rule: rule.code)),
+    rules=tuple(
+        sorted(
+            (*_data_health_values.RULES, *_data_health_training.RULES, *_data_health_sides.RULES),
+            key=lambda rule: rule.code,
+        )
+    ),
     cost="dear",
 )
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
@@ -121,7 +126,7 @@ def _outcome(data: Data, findings: list[Finding]) -> Outcome:
         if not s.whole:
             beyond = f"{s.key} beyond its first {s.samples:,} samples"
             data.unchecked(beyond, "the check's share of the time was up: raise --budget")
-        if s.bad and not any(finding.code == _data_values.NON_FINITE.code for finding in findings):
+        if s.bad and not any(finding.code == _data_health_values.NON_FINITE.code for finding in findings):
             data.measurements[f"non_finite_in_{s.key}"] = s.bad
     looked = " and ".join(f"{s.samples:,} samples of {s.key}" for s in data.scans)
     return Outcome(

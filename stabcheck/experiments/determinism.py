@@ -1,4 +1,4 @@
-"""Two runs from the same seed that begin with other weights or other data.
+"""Two runs from the same seed that begin with different weights or different data.
 
 ## What it looks at
 The set-up is built twice, with Python's, NumPy's and torch's generators seeded alike just before, and takes the same few
@@ -23,44 +23,46 @@ from stabcheck.check import Finding, Outcome, Rule, experiment
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
-    from stabcheck.trial.repetition import Life
+    from stabcheck.trial.seeded_run import SeededRun
 
 STEPS = 3
 """Enough for a difference of one step to reach the loss of the next."""
 
 WEIGHTS = Rule(
     "SC2001",
-    "weights-beyond-seed",
+    "unseeded-initialization",
     "warn",
-    "built twice from the same seed the model starts with other weights: {count} of {total} tensors differ, {location} first",
-    "draw the initial weights from torch's global generator, or from one that you seed",
+    message="built twice from the same seed, the model starts with different weights: {count} of {total} tensors differ, "
+    "{location} first",
+    fix="draw the initial weights from torch's global generator, or from one that you seed",
 )
 DATA = Rule(
     "SC2002",
-    "data-beyond-seed",
+    "unseeded-data",
     "warn",
-    "built twice from the same seed the set-up trains on other data: batch {index} differs, while weights and generators "
-    "were the same",
-    "seed what draws or orders the data: np.random.default_rng(seed), random.Random(seed), a torch.Generator with manual_seed; "
-    "sort what comes out of a set or a directory",
+    message="built twice from the same seed, the set-up trains on different data: batch {index} differs, although "
+    "weights and generators were the same",
+    fix="seed what draws or orders the data: np.random.default_rng(seed), random.Random(seed), a torch.Generator "
+    "with manual_seed; sort what comes out of a set or a directory",
 )
 CLAIMED = Rule(
     "SC2003",
-    "determinism-not-kept",
+    "nondeterministic-run",
     "warn",
-    "deterministic algorithms are asked for, yet two runs on the same weights and data differ: {what} (losses by {loss:.1e}, the "
-    "weights after {steps} steps by {weights:.1e} of their size)",
-    "look for random numbers from a generator that is not seeded, for state kept at module level, and for extensions of your own",
+    message="deterministic algorithms are requested, yet two runs on the same weights and data differ: {what} (losses by "
+    "{loss:.1e}, the weights after {steps} steps by {weights:.1e} of their size)",
+    fix="look for random numbers from a generator that is not seeded, for state kept at module level, and for "
+    "extensions of your own",
 )
 
 
 @experiment(title="Same seed, same run", rules=(WEIGHTS, DATA, CLAIMED), cost="dear")
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Build and train twice, compare."""
-    from stabcheck.trial.repetition import apart, live
+    from stabcheck.trial.seeded_run import apart, run_from_seed
 
-    one = live(bench, STEPS)
-    two = live(bench, len(one.batches), again=True)
+    one = run_from_seed(bench, STEPS)
+    two = run_from_seed(bench, len(one.batches), again=True)
     loss, weights = apart(one, two)
     where, finding = _first_difference(bench, one, two, loss, weights)
     measured = {
@@ -89,7 +91,7 @@ def _summary(where: str | None, steps: int, loss: float) -> str:
 
 
 def _first_difference(
-    bench: Bench, one: Life, two: Life, loss: float, weights: float
+    bench: Bench, one: SeededRun, two: SeededRun, loss: float, weights: float
 ) -> tuple[str | None, Finding | None]:
     source = bench.source(bench.entry.function)
     differ = [name for name, digest in one.weights.items() if two.weights.get(name) != digest]
@@ -108,7 +110,7 @@ def _first_difference(
 
 
 def _claimed(source: tuple[str, int] | None, where: str, steps: int, loss: float, weights: float) -> Finding | None:
-    from stabcheck.trial.repetition import claims_determinism
+    from stabcheck.trial.seeded_run import claims_determinism
 
     if not claims_determinism():
         return None

@@ -26,8 +26,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from stabcheck.check import Finding, NotChecked, Outcome, Rule, experiment
-from stabcheck.experiments import _aftermath, _batch_norm, _modes
-from stabcheck.experiments._aftermath import named
+from stabcheck.experiments import _eval_mode_aftermath, _eval_mode_batch_norm, _eval_mode_modes
+from stabcheck.experiments._eval_mode_aftermath import named
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
@@ -88,7 +88,7 @@ STALE = Rule(
     title="Eval mode for validation",
     rules=tuple(sorted((
         EVAL_TRAINING, NOTHING, TRAINING_DATA, NOT_FINITE, GRAPHS, STALE,
-        *_modes.RULES, *_aftermath.RULES, *_batch_norm.RULES,
+        *_eval_mode_modes.RULES, *_eval_mode_aftermath.RULES, *_eval_mode_batch_norm.RULES,
     ), key=lambda rule: rule.code)),
 )  # fmt: skip
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
@@ -108,11 +108,11 @@ class _Judge:
 
     def outcome(self) -> Outcome:
         seen, run = self.seen, self.run
-        aftermath = _aftermath.judge(seen, self.where, self.source)
-        modes = _modes.judge(self.bench, seen, self.where, self.source)
+        aftermath = _eval_mode_aftermath.judge(seen, self.where, self.source)
+        modes = _eval_mode_modes.judge(self.bench, seen, self.where, self.source)
         findings = [*modes, *aftermath, *self.training(), *self.data()]
         if seen.batch_norm is not None:
-            findings += _batch_norm.judge(seen.batch_norm)
+            findings += _eval_mode_batch_norm.judge(seen.batch_norm)
         return Outcome(
             summary=self.summary(findings),
             findings=tuple(findings),
@@ -128,7 +128,7 @@ class _Judge:
                 "returned_again": dict(list(seen.repeat.numbers.items())[:20]) if seen.repeat else None,
                 "returned_in_eval_mode": dict(list(seen.in_eval.numbers.items())[:20]) if seen.in_eval else None,
                 "samples": run.yielded,
-                "batch_norm": _batch_norm.levels(seen.batch_norm) if seen.batch_norm else None,
+                "batch_norm": _eval_mode_batch_norm.levels(seen.batch_norm) if seen.batch_norm else None,
             },
             not_checked=(*seen.not_checked, *self.not_checked()),
         )
@@ -193,7 +193,7 @@ class _Judge:
             notes.append("no module depends on the mode")
         elif not any(v.training for v in switches):
             notes.append("all in eval mode")
-        elif run.passes_per_input >= _modes.MONTE_CARLO_PASSES:
+        elif run.passes_per_input >= _eval_mode_modes.MONTE_CARLO_PASSES:
             notes.append(f"dropout averaged over {run.passes_per_input:.0f} passes")
         else:
             notes.append("training mode makes no difference")

@@ -38,41 +38,41 @@ WHOLE = 0.9
 
 THROWN = Rule(
     "SC2201",
-    "micro-batches-thrown-away",
+    "micro-batches-discarded",
     "fail",
-    message="Of {passes} micro-batches only {kept} is left in the gradient when {optimizer} steps: the others are cleared "
-    "before, so {share:.0%} of the data teaches nothing.",
-    fix="Call zero_grad() once per step, after it or before the first micro-batch, and not between backward passes.",
+    message="of {passes} micro-batches only {kept} is left in the gradient when {optimizer} steps: the others are "
+    "cleared before, so {share:.0%} of the data is wasted",
+    fix="call zero_grad() once per step, after it or before the first micro-batch, and not between backward passes",
 )
 UNDIVIDED = Rule(
     "SC2202",
-    "accumulated-gradient-mis-scaled",
+    "accumulated-gradient-misscaled",
     "fail",
-    message="The gradient that {optimizer} uses is {factor:.3g} times the mean over its {count} micro-batches: {how}.",
+    message="the gradient that {optimizer} uses is {factor:.3g} times the mean over its {count} micro-batches: {how}",
     fix="{advice}",
 )
 EVERY_CALL = Rule(
     "SC2203",
     "step-at-every-micro-batch",
     "fail",
-    message="accumulate_steps is {declared}, but {optimizer} steps at every call of train_step, {calls} of {calls}: nothing is "
-    "accumulated.",
-    fix="Step and clear the gradients only once in {declared} calls, or declare accumulate_steps=1.",
+    message="accumulate_steps is {declared}, but {optimizer} steps at every call of train_step, {calls} of {calls}: "
+    "nothing is accumulated",
+    fix="step and clear the gradients only once in {declared} calls, or declare accumulate_steps=1",
 )
 OTHER_PACE = Rule(
     "SC2204",
-    "window-of-other-length",
+    "accumulation-window-mismatch",
     "warn",
-    message="accumulate_steps is {declared}, but {optimizer} steps once in {gap} calls of train_step.",
-    fix="Make them agree: the schedule and the planned number of steps are sized by accumulate_steps.",
+    message="accumulate_steps is {declared}, but {optimizer} steps once in {gap} calls of train_step",
+    fix="make them agree: the schedule and the planned number of steps are sized by accumulate_steps",
 )
 UNDECLARED = Rule(
     "SC2205",
     "accumulation-undeclared",
     "warn",
-    message="{optimizer} steps only once in {gap} calls of train_step, but accumulate_steps is not given: the planned number of "
-    "optimizer steps is taken {gap} times too high.",
-    fix="Add accumulate_steps={gap} to the set-up.",
+    message="{optimizer} steps only once in {gap} calls of train_step, but accumulate_steps is not given: the planned "
+    "number of optimizer steps is taken {gap} times too high",
+    fix="add accumulate_steps={gap} to the set-up",
 )
 
 
@@ -161,7 +161,7 @@ def _scale(seen: Windows, parts: int, source: Source | None) -> Iterator[Finding
                 factor=scale.factor,
                 count=count,
                 how=f"the loss is not divided by {count}, which multiplies the learning rate by as much",
-                advice=f"Call (loss / {count}).backward(), or lower the learning rate accordingly and say so.",
+                advice=f"call (loss / {count}).backward(), or lower the learning rate accordingly",
             )
     elif abs(scale.factor * count - 1) < NEAR:
         yield UNDIVIDED.at(
@@ -172,7 +172,7 @@ def _scale(seen: Windows, parts: int, source: Source | None) -> Iterator[Finding
             factor=scale.factor,
             count=count,
             how=f"it is divided by {count} twice over, which divides the learning rate by as much",
-            advice=f"Divide by {count} once: either the loss or the gradients.",
+            advice=f"divide by {count} once: either the loss or the gradients",
         )
 
 

@@ -40,29 +40,31 @@ MENDED = 1.2
 
 EQUAL = Rule(
     "SC1001",
-    "equal-units",
+    "identical-units",
     "fail",
-    "all {units} units of {at} start with the same weights and stay the same while they are trained, so they are one unit "
-    "{units} times over{others}",
-    "initialise {at} with random values (He for ReLU, Xavier for tanh), in place of a constant",
+    message="all {units} units of {at} start with the same weights and stay the same in training, so together they do no "
+    "more than one{others}",
+    fix="initialise {at} with random values (He for ReLU, Xavier for tanh), not with a constant",
 )
 TOO_LARGE = Rule(
     "SC1002",
-    "oversized-weights",
+    "initial-weights-too-large",
     "fail",
-    "the weights of {at} start {excess:.3g} times larger than what keeps the size of the signal (standard deviation {std:.2g}, "
-    "{inputs} inputs){others}, and nothing is learnt in {steps} steps (loss {first:.3g} to {last:.3g}, best constant guess "
-    "{constant:.3g}); scaled down they reach {better:.3g}",
-    "initialise with a standard deviation of about {proposal:.2g} (1/sqrt(inputs); He is 1.4 times that)",
+    message="the weights of {at} start {excess:.3g} times larger than what keeps the scale of the signal (standard "
+    "deviation {std:.2g}, {inputs} inputs){others}, and nothing is learnt in {steps} steps (loss {first:.3g} to "
+    "{last:.3g}, best constant guess {constant:.3g}); with these weights scaled down, the same steps reach "
+    "{better:.3g}",
+    fix="initialise with a standard deviation of about {proposal:.2g} (1/sqrt(inputs); He is 1.4 times that)",
 )
 TOO_SMALL = Rule(
     "SC1003",
-    "undersized-weights",
+    "initial-weights-too-small",
     "fail",
-    "the weights of {at} start {excess:.3g} times smaller than what keeps the size of the signal (standard deviation {std:.2g}, "
-    "{inputs} inputs){others}, and nothing is learnt in {steps} steps (loss {first:.3g} to {last:.3g}, best constant guess "
-    "{constant:.3g}); scaled up they reach {better:.3g}",
-    "initialise with a standard deviation of about {proposal:.2g} (1/sqrt(inputs); He is 1.4 times that)",
+    message="the weights of {at} start {excess:.3g} times smaller than what keeps the scale of the signal (standard "
+    "deviation {std:.2g}, {inputs} inputs){others}, and nothing is learnt in {steps} steps (loss {first:.3g} to "
+    "{last:.3g}, best constant guess {constant:.3g}); with these weights scaled up, the same steps reach "
+    "{better:.3g}",
+    fix="initialise with a standard deviation of about {proposal:.2g} (1/sqrt(inputs); He is 1.4 times that)",
 )
 
 FAR_BIAS = Rule(
@@ -142,7 +144,7 @@ def _has_gradient(bench: Bench, weight: Weight) -> bool:
 
 
 def _size(bench: Bench, weights: list[Weight]) -> tuple[Finding, ...]:
-    from stabcheck.trial.other_start import compare
+    from stabcheck.trial.counterfactual import compare
     from stabcheck.trial.session import Session
     from stabcheck.trial.weights import multiply
 

@@ -26,45 +26,47 @@ from stabcheck.check import Finding, NotChecked, Outcome, Rule, Skip, experiment
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
-    from stabcheck.trial.influence.difference import Outputs
-    from stabcheck.trial.influence.subject import Subject
+    from stabcheck.trial.dependence.difference import Outputs
+    from stabcheck.trial.dependence.subject import Subject
 
 UNUSED = Rule(
     "SC1901",
     "inputs-never-reach-output",
     "fail",
-    "with all of its inputs ({names}) exchanged between samples the model returns the same to the last bit{cause}",
-    "{remedy}",
+    message="with all of its inputs ({names}) exchanged between samples the model returns exactly the same{cause}",
+    fix="{remedy}",
 )
 INVERTED = Rule(
     "SC1902",
     "padding-mask-inverted",
     "fail",
-    "{output} of a padded sample reacts to the padding of {name} (by {from_padding:.2g} of its size) and not at all to what stands "
-    "between the first and the last token: the padding is seen and the rest is hidden",
-    "invert the mask: key_padding_mask is True where there is padding, Hugging Face's attention_mask is 1 where there is none",
+    message="{output} of a padded sample depends on the padding of {name} (by {from_padding:.2g} of its size) and not at "
+    "all on what stands between the first and the last token: the padding is seen and the rest is hidden",
+    fix="invert the mask: key_padding_mask is True where there is padding, Hugging Face's attention_mask is 1 where "
+    "there is none",
 )
 IGNORED_MASK = Rule(
     "SC1903",
     "padding-mask-ignored",
     "warn",
-    "{masks} changes nothing, while {output} reacts to the padding of {name} (by {from_padding:.2g} of its size; to the "
-    "rest by {from_real:.2g}): a sample's result depends on how far it was padded",
-    "use {masks} in forward(): in attention, in pooling, or to pack the sequences",
+    message="{masks} changes nothing, while {output} depends on the padding of {name} (by {from_padding:.2g} of its "
+    "size; on the rest by {from_real:.2g}): a sample's result depends on how far it was padded",
+    fix="use {masks} in forward(): in attention, in pooling, or to pack the sequences",
 )
 IGNORED_INPUT = Rule(
     "SC1904",
     "input-ignored",
     "warn",
-    "the model is given {name} {shape}, and what it returns does not depend on it",
-    "use {name} in forward(), or do not pass it",
+    message="the model is given {name} {shape}, but what it returns does not depend on it",
+    fix="use {name} in forward(), or do not pass it",
 )
 ALIKE = Rule(
     "SC1905",
-    "inputs-all-alike",
+    "identical-inputs",
     "fail",
-    "in {batches} batches ({samples} samples) every {what} of {name} is {value}, so there is nothing to tell samples apart by",
-    "look at how the inputs are made: a vocabulary in which no word is found, a wrong column, a transform that erases",
+    message="in {batches} batches ({samples} samples) every {what} of {name} is {value}: nothing tells the samples apart",
+    fix="look at how the inputs are made: a vocabulary in which no word is found, a wrong column, a transform that "
+    "erases them",
 )
 SEEN = 0.1
 """Reaction to the padding over that to the rest from which an ignored mask is worth a warning: a convolution that looks across
@@ -77,8 +79,8 @@ ENOUGH = 8
 @experiment(title="Inputs matter", rules=(UNUSED, INVERTED, IGNORED_MASK, IGNORED_INPUT, ALIKE))
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Exchange the inputs, and disturb the padding."""
-    from stabcheck.trial.influence.effect import varying
-    from stabcheck.trial.influence.subject import subject
+    from stabcheck.trial.dependence.effect import varying
+    from stabcheck.trial.dependence.subject import subject
 
     not_checked: list[NotChecked] = []
     with subject(bench) as found:
@@ -108,7 +110,7 @@ def _effects(
     bench: Bench, found: Subject, axes: dict[str, int], not_checked: list[NotChecked]
 ) -> tuple[list[Finding], list[str]]:
     """What is wrong, and the inputs without effect."""
-    from stabcheck.trial.influence.effect import end, without_effect
+    from stabcheck.trial.dependence.effect import end, without_effect
 
     everything = [name for name in axes if not _is_label(name)]
     if not everything or not without_effect(found, {name: axes[name] for name in everything}, _predictions(found)):
@@ -127,7 +129,7 @@ def _effects(
             op.module if op else None,
             source=(op.line if op else None) or bench.source(found.session.model),
             names=", ".join(everything),
-            cause=f": {op.words} makes of it what does not depend on it" if op else ": forward() never uses them",
+            cause=f": after {op.words} nothing depends on them any more" if op else ": forward() never uses them",
             remedy=_remedy(op.name.strip("_") if op else ""),
         )
     ], everything
@@ -164,7 +166,7 @@ def _ignored(bench: Bench, found: Subject, name: str) -> Finding:
 
 
 def _padding(bench: Bench, found: Subject) -> tuple[list[Finding], dict[str, float]]:
-    from stabcheck.trial.influence.padding import flows, is_heeded, padded_inputs
+    from stabcheck.trial.dependence.padding import flows, is_heeded, padded_inputs
 
     reactions: dict[str, float] = {}
     source = bench.source(found.session.model)
@@ -186,7 +188,7 @@ def _padding(bench: Bench, found: Subject) -> tuple[list[Finding], dict[str, flo
 
 
 def _alike(bench: Bench, found: Subject) -> list[Finding]:
-    from stabcheck.trial.influence.alike import all_alike
+    from stabcheck.trial.dependence.constant_inputs import all_alike
 
     same = all_alike(found, BATCHES)
     if same is None or same.samples < ENOUGH:

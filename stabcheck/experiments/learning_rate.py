@@ -1,4 +1,4 @@
-"""The planned learning rate is more than this set-up bears, or so little that the whole run gets nowhere.
+"""The planned learning rate is too high for this set-up, or so low that the whole run gets nowhere.
 
 ## What it looks at
 Short trainings of fresh set-ups with your own step, from the same start on the same batches, at your learning rate and at
@@ -29,7 +29,7 @@ from stabcheck.reading import LARGE_UPDATE, largest_update
 if TYPE_CHECKING:
     from stabcheck.recording import Recording
     from stabcheck.trial.bench import Bench
-    from stabcheck.trial.rates.pairs import Pairs
+    from stabcheck.trial.rates.probes import Probes
 
 LONG = 160
 """Steps at the planned rate before it is called too high, or the planned steps if they are fewer: a healthy fine-tuning with a fast
@@ -72,33 +72,35 @@ ALREADY_GOOD = 0.5
 
 TOO_HIGH = Rule(
     "SC1201",
-    "rate-too-high",
+    "learning-rate-too-high",
     "fail",
-    "learning rate {rate:.3g} is more than this set-up bears: from {repeats} starts the loss is {finals} after {long} steps "
-    "({level} {constant:.3g}); at {better:.2g}, on the same batches, it is {good:.3g} after {short}{momentum}",
-    "lower the learning rate to about {better:.2g}{remedy}",
+    message="learning rate {rate:.3g} is too high: from {repeats} starts the loss is {finals} after {long} steps "
+    "({level} {constant:.3g}); at {better:.2g}, on the same batches, it is {good:.3g} after {short} "
+    "steps{momentum}",
+    fix="lower the learning rate to about {better:.2g}{remedy}",
 )
 TOO_LOW = Rule(
     "SC1202",
-    "rate-too-low",
+    "learning-rate-too-low",
     "fail",
-    "at learning rate {rate:.3g} the whole run of {planned} steps covers no more ground than {short} steps at {whole:.2g}, which "
-    "take the loss from {first:.4g} to {last:.4g}; at {better:.2g} the same {short} steps take it to {good:.3g}",
-    "raise the learning rate to about {better:.2g}",
+    message="learning rate {rate:.3g} is too low: all {planned} steps of the run get no further than {short} steps at "
+    "{whole:.2g}, which take the loss from {first:.4g} to {last:.4g}; at {better:.2g} the same {short} steps "
+    "take it to {good:.3g}",
+    fix="raise the learning rate to about {better:.2g}",
 )
 
 
 @experiment(title="Learning rate", rules=(TOO_HIGH, TOO_LOW), needs_trial=True, cost="dear")
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Judge the planned rate by short trainings at others."""
-    from stabcheck.trial.rates.pairs import Pairs
+    from stabcheck.trial.rates.probes import Probes
 
     recording = bench.recording
     if recording is None or not recording.losses:
         raise Skip("train_step returned no loss and none could be seen: return the loss to have the rate judged")
     if not math.isfinite(recording.losses[0]):
         raise Skip("the first loss is no number, before any rate could matter")
-    case = _Case(recording, Pairs(bench, recording, min(SECONDS, PART * bench.remaining())))
+    case = _Case(recording, Probes(bench, recording, min(SECONDS, PART * bench.remaining())))
     margin = case.margin()
     finding = case.too_high(margin) or case.too_low()
     measured = {
@@ -106,7 +108,7 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
         "margin": margin,
         "largest_stable_rate": case.rate / margin if margin else None,
         "stable_multiples_of_the_update": case.multiples,
-        "curves": case.pairs.curves(),
+        "curves": case.probes.curves(),
     }
     if finding is not None:
         summary = finding.message
@@ -120,15 +122,15 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
 class _Case:
     """One set-up whose rate is judged, and what was learnt on the way."""
 
-    def __init__(self, recording: Recording, pairs: Pairs) -> None:
-        self.recording, self.pairs = recording, pairs
-        self.rate = max(pairs.plan.peaks, default=max((r for s in recording.steps for r in s.lr), default=math.nan))
+    def __init__(self, recording: Recording, probes: Probes) -> None:
+        self.recording, self.probes = recording, probes
+        self.rate = max(probes.plan.peaks, default=max((r for s in recording.steps for r in s.lr), default=math.nan))
         self.multiples: list[float] = []
         self.not_checked: list[NotChecked] = []
 
     def margin(self) -> float | None:
         """The planned peak over the largest stable rate, by line searches in a few steps; None if they could not be made."""
-        probe = self.pairs.probe(1.0, SHORT, search_at=SEARCH_AT)
+        probe = self.probes.probe(1.0, SHORT, search_at=SEARCH_AT)
         if probe.why_not:
             raise Skip(f"the rate could not be changed: {probe.why_not}")
         self.multiples = [edge.multiple for edge in probe.edges]
@@ -141,68 +143,68 @@ class _Case:
 
     def too_high(self, margin: float | None) -> Finding | None:
         """Training at the planned rate gets nowhere or is lost, and at a lower one it is not."""
-        pairs, recording = self.pairs, self.recording
-        base, momentum, update = pairs.losses(1.0), self._momentum(), largest_update(recording)
+        probes, recording = self.probes, self.recording
+        base, momentum, update = probes.losses(1.0), self._momentum(), largest_update(recording)
         large = (update or 0.0) > LARGE_UPDATE or (margin or 0.0) > 1 or momentum > MOST_MOMENTUM
-        if update is not None and update < HARMLESS and not pairs.scale.is_lost(pairs.end(base)):
+        if update is not None and update < HARMLESS and not probes.scale.is_lost(probes.end(base)):
             return None
-        if pairs.scale.share(pairs.scale.first) < -BAD_START or not (pairs.is_bad(base) or large):
+        if probes.scale.share(probes.scale.first) < -BAD_START or not (probes.is_bad(base) or large):
             return None
-        if not pairs.affords(2 * pairs.steps):
+        if not probes.affords(2 * probes.steps):
             self.not_checked.append(NotChecked("whether a lower rate does better", "it does not fit the budget"))
             return None
-        lost = pairs.is_bad(base) and pairs.scale.is_lost(pairs.end(base))
+        lost = probes.is_bad(base) and probes.scale.is_lost(probes.end(base))
         better = self._lower(base, lost=lost)
         # The shortened warm-up is the harder one: a tenth of the peak must have been too much as well.
-        tenth = pairs.plan.ramp and pairs.is_good(pairs.losses(DOWNWARDS[0]), LEARNT, beside_lost=lost)
+        tenth = probes.plan.ramp and probes.is_good(probes.losses(DOWNWARDS[0]), LEARNT, beside_lost=lost)
         if better is None or tenth:
             return None
         finals, steps = [], 0
         for repeat in range(REPEATS):
             long = self._lasting(repeat, lost=lost)
-            if long is None or (repeat and not pairs.is_good(pairs.losses(better, repeat), LEARNT, beside_lost=lost)):
+            if long is None or (repeat and not probes.is_good(probes.losses(better, repeat), LEARNT, beside_lost=lost)):
                 return None
-            last, steps = pairs.end(long), max(steps, len(long))
+            last, steps = probes.end(long), max(steps, len(long))
             finals.append(f"{last:.3g}" if math.isfinite(last) else "infinite")
         times = 1 / (1 - momentum) if momentum < 1 else math.inf
         return TOO_HIGH.at(
-            None, rate=self.rate, better=self.rate * better, good=pairs.end(pairs.losses(better)), short=pairs.steps,
-            long=steps, finals=", ".join(finals), constant=pairs.scale.height,
-            level="best constant guess" if pairs.scale.is_known else "at the start", repeats=REPEATS,
+            None, rate=self.rate, better=self.rate * better, good=probes.end(probes.losses(better)), short=probes.steps,
+            long=steps, finals=", ".join(finals), constant=probes.scale.height,
+            level="best constant guess" if probes.scale.is_known else "at the start", repeats=REPEATS,
             momentum=f"; momentum {momentum:g} makes it act like {self.rate * times:.3g}" if momentum > 0.95 else "",
             remedy=f", or the momentum to 0.9 (a rate acts {times:.3g} times as long)" if momentum > 0.95 else "",
         )  # fmt: skip
 
     def _lower(self, base: tuple[float, ...], *, lost: bool) -> float | None:
         """The factor below 1 at which training gets furthest, before it gets slower again; None if it gets nowhere."""
-        pairs = self.pairs
-        best, reached = None, pairs.scale.share(pairs.end(base))
+        probes = self.probes
+        best, reached = None, probes.scale.share(probes.end(base))
         for factor in DOWNWARDS if lost else DOWNWARDS[:3]:
-            if not pairs.affords(pairs.steps):
+            if not probes.affords(probes.steps):
                 break
-            losses = pairs.losses(factor)
-            share = pairs.scale.share(pairs.end(losses))
+            losses = probes.losses(factor)
+            share = probes.scale.share(probes.end(losses))
             if share < reached - WORSE and (best or not lost):
                 break
-            if pairs.is_good(losses, LEARNT, beside_lost=lost):
+            if probes.is_good(losses, LEARNT, beside_lost=lost):
                 best = factor
             reached = max(share, reached)
         return best
 
     def _lasting(self, repeat: int, *, lost: bool) -> tuple[float, ...] | None:
         """The losses at the planned rate from one start, if it does not get anywhere in a longer run either."""
-        pairs, planned = self.pairs, self.recording.planned_steps
+        probes, planned = self.probes, self.recording.planned_steps
         if lost:
-            losses = pairs.losses(1.0, repeat)
-            return losses if pairs.scale.is_lost(pairs.end(losses)) else None
-        steps = max(pairs.steps, min(LONG, planned or LONG) * self.recording.accumulate_steps)
-        if not pairs.affords(steps):
+            losses = probes.losses(1.0, repeat)
+            return losses if probes.scale.is_lost(probes.end(losses)) else None
+        steps = max(probes.steps, min(LONG, planned or LONG) * self.recording.accumulate_steps)
+        if not probes.affords(steps):
             self.not_checked.append(
                 NotChecked("whether more steps at this rate get somewhere", "it does not fit the budget")
             )
             return None
-        done = pairs.probe(1.0, steps, repeat)
-        return done.losses if not done.why_not and pairs.is_bad(done.losses, steps // 4) else None
+        done = probes.probe(1.0, steps, repeat)
+        return done.losses if not done.why_not and probes.is_bad(done.losses, steps // 4) else None
 
     def _momentum(self) -> float:
         """The largest momentum of a plain one: those of adaptive optimizers are normalised by their own."""
@@ -210,7 +212,7 @@ class _Case:
 
     def too_low(self) -> Finding | None:
         """The whole run gets nowhere, and at a rate a hundred times higher it would."""
-        pairs, recording = self.pairs, self.recording
+        probes, recording = self.probes, self.recording
         update, planned = largest_update(recording), recording.planned_steps
         if update is None or not 0 < update < SMALL_UPDATE * (recording.warmup_share or 1.0):
             return None
@@ -219,20 +221,20 @@ class _Case:
                 NotChecked("whether the rate is too low for the run", "add 'max_steps' or 'max_epochs'")
             )
             return None
-        whole = planned * recording.accumulate_steps / pairs.steps
+        whole = planned * recording.accumulate_steps / probes.steps
         update /= recording.warmup_share or 1.0
         better = 10.0 ** round(math.log10(GOOD_UPDATE / update))
-        base = pairs.end(pairs.losses(1.0))
-        scale = pairs.scale
+        base = probes.end(probes.losses(1.0))
+        scale = probes.scale
         floor = scale.floor
         if whole < 1 or scale.share(base) > ALREADY_GOOD or not base > floor:
             return None
 
         def gain(factor: float, repeat: int) -> float:
-            untrained = pairs.end(pairs.losses(1.0, repeat))
-            return (untrained - pairs.end(pairs.losses(factor, repeat))) / (untrained - floor)
+            untrained = probes.end(probes.losses(1.0, repeat))
+            return (untrained - probes.end(probes.losses(factor, repeat))) / (untrained - floor)
 
-        if not pairs.affords(6 * pairs.steps):
+        if not probes.affords(6 * probes.steps):
             self.not_checked.append(NotChecked("whether the rate is too low for the run", "it does not fit the budget"))
             return None
         rungs = [f for f in (better, better * 10, better * 100) if f >= TIMES_TOO_LOW * whole]
@@ -241,5 +243,5 @@ class _Case:
         if found is None or any(gain(whole, repeat) > NO_GROUND for repeat in repeats):
             return None
         return TOO_LOW.at(
-            None, rate=self.rate, planned=planned, short=pairs.steps, whole=self.rate * whole, better=self.rate * found,
-            first=base, last=pairs.end(pairs.losses(whole)), good=pairs.end(pairs.losses(found)),         )  # fmt: skip
+            None, rate=self.rate, planned=planned, short=probes.steps, whole=self.rate * whole, better=self.rate * found,
+            first=base, last=probes.end(probes.losses(whole)), good=probes.end(probes.losses(found)),         )  # fmt: skip

@@ -35,24 +35,25 @@ AFFINE_MODEL = Rule(
     "SC2301",
     "affine-model",
     "fail",
-    "no layer of the model reads another through anything non-linear: {chain} are one affine map{others}, so the model is no more "
-    "than linear in its features",
-    "put an activation (ReLU, GELU) after each hidden layer; if a linear model is meant, keep one layer of {inputs} to {outputs}",
+    message="no layer of the model reads another through anything non-linear: {chain} are one affine map{others}, so the "
+    "model is linear in its features",
+    fix="put an activation (ReLU, GELU) after each hidden layer; if a linear model is meant, keep one layer of "
+    "{inputs} to {outputs}",
 )
 UNAPPLIED = Rule(
     "SC2302",
-    "unapplied-activation",
+    "unused-activation",
     "fail",
-    "{what}, so there is nothing non-linear between {chain}: they are one affine map{others}",
-    "use its result in forward(): x = {example}(x), between {first} and {second}",
+    message="{what}, so there is nothing non-linear between {chain}: they are one affine map{others}",
+    fix="use its result in forward(): x = {example}(x), between {first} and {second}",
 )
 MERGED = Rule(
     "SC2303",
     "layers-without-activation",
     "fail",
-    "there is nothing non-linear between {chain}: they are one affine map of {inputs} to {outputs}, at the "
-    "price of {count} layers{others}",
-    "put an activation (ReLU, GELU) between {first} and {second}, or keep one layer of {inputs} to {outputs}",
+    message="there is nothing non-linear between {chain}: they are one affine map of {inputs} to {outputs}, at the price "
+    "of {count} layers{others}",
+    fix="put an activation (ReLU, GELU) between {first} and {second}, or keep one layer of {inputs} to {outputs}",
 )
 
 
@@ -77,7 +78,7 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     summary = (
         findings[0].message
         if findings
-        else f"{found.layers} layers followed, none of them wasted for want of something non-linear in between"
+        else f"{found.layers} layers followed, each with something non-linear before the next"
     )
     return Outcome(summary, findings, measured).but_not(
         "layers inside recurrent modules, fused attention and compiled functions", "their calls run as one piece"

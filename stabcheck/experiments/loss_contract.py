@@ -1,4 +1,4 @@
-"""The loss is given what it does not expect, or answers the wrong way round.
+"""The loss gets arguments that it does not expect, ignores them, or has the wrong sign.
 
 ## What it looks at
 The loss functions that are really called, under whatever name and from wherever (loss_fn, compute_loss, the model, your own
@@ -13,7 +13,7 @@ slow and its result mediocre, a forgotten squeeze makes the model learn the mean
 model that copies.
 
 ## What to do
-The finding names the call, its line, and what to give it instead: raw scores for cross_entropy and BCEWithLogitsLoss,
+The finding names the call, its line, and what to give it instead: logits for cross_entropy and BCEWithLogitsLoss,
 log-probabilities for NLLLoss, outputs and targets of one shape, classes from 0 in axis 1, targets shifted by one.
 """
 
@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from stabcheck.check import Finding, NotChecked, Outcome, Skip, Source, experiment
-from stabcheck.experiments._loss_rules import BY_NAME, RULES, SUMMED
+from stabcheck.experiments._loss_contract_rules import BY_NAME, RULES, SUMMED
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
@@ -101,7 +101,7 @@ def _nothing_left(seen: list[Pass]) -> Iterator[Fault]:
     if spoilt:
         call = spoilt[0]
         facts = {"count": len(spoilt), "batches": len(seen), "index": call.ignore_index, "loss": call.name}
-        yield Fault("everything-ignored", call.place, facts)
+        yield Fault("all-targets-ignored", call.place, facts)
 
 
 def _of_signs(session: Session, seen: list[Pass]) -> Iterator[Fault]:
@@ -150,7 +150,7 @@ def _of_answers(session: Session, seen: list[Pass], seed: int) -> Iterator[Fault
     if not _says_unused(setup.loss_fn) and prober.is_blind():
         assert prober.outputs is not None
         facts = {"loss": prober.loss(prober.outputs), "outputs": tuple(prober.outputs.shape)}
-        yield Fault("blind-to-targets", None, facts)
+        yield Fault("loss-ignores-targets", None, facts)
 
 
 def _says_unused(loss_fn: Any) -> bool:

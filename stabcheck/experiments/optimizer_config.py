@@ -28,7 +28,7 @@ from stabcheck.recording import OptimizerFacts, Recording
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
-    from stabcheck.trial.optimizers.contest import Contest
+    from stabcheck.trial.optimizers.comparison import Comparison
     from stabcheck.trial.optimizers.suspects import Suspect
 
 LEARNT = 0.3
@@ -45,73 +45,74 @@ training lowers the first beta, nothing published raises it so far above the sec
 
 ASCENDS = Rule(
     "SC2401",
-    "ascends-the-loss",
+    "loss-maximised",
     "fail",
-    "{kind} has maximize=True, so every step climbs the loss: {first:.3g} at the start, {last:.3g} after {steps} steps (best "
-    "constant guess {constant:.3g})",
-    "drop maximize=True, or give the negative of the score as the loss",
+    message="{kind} has maximize=True, so every step increases the loss: {first:.3g} at the start, {last:.3g} after "
+    "{steps} steps (best constant guess {constant:.3g})",
+    fix="drop maximize=True, or give the negative of the score as the loss",
 )
 MEMORY = Rule(
     "SC2402",
-    "memory-without-end",
+    "momentum-out-of-range",
     "fail",
-    "{option}={value:g} in {kind}: {effect}",
-    "{remedy}",
+    message="{option}={value:g} in {kind}: {effect}",
+    fix="{remedy}",
 )
 LONG_MEMORY = Rule(
     "SC2403",
     "momentum-outlives-run",
     "fail",
-    "momentum {value:g} remembers {memory:.0f} steps and multiplies the rate by as much{plan}: after {steps} steps the loss is "
-    "{loss:.3g} (best constant guess {constant:.3g}); with {usual:g} the same steps get to {better:.3g}",
-    "momentum={usual:g}; a longer memory needs a rate that is smaller by the same factor",
+    message="momentum {value:g} averages over {memory:.0f} steps and multiplies the learning rate by as much{plan}: "
+    "after {steps} steps the loss is {loss:.3g} (best constant guess {constant:.3g}); with {usual:g} the same "
+    "steps reach {better:.3g}",
+    fix="set momentum={usual:g}; a longer memory needs a learning rate that is smaller by the same factor",
 )
 SWAPPED = Rule(
     "SC2404",
     "betas-swapped",
     "fail",
-    "betas=({beta1:g}, {beta2:g}): the mean of the gradients remembers longer ({memory1:.0f} steps) than that of their squares "
-    "({memory2:.0f}), so old gradients are divided by new, smaller ones{harm}",
-    "betas=({beta2:g}, {beta1:g}): beta1 of the gradients is the smaller one",
+    message="betas=({beta1:g}, {beta2:g}): the average of the gradients reaches further back ({memory1:.0f} steps) than "
+    "that of their squares ({memory2:.0f}), so old gradients are divided by newer, smaller ones{harm}",
+    fix="set betas=({beta2:g}, {beta1:g}): beta1, for the gradients, is the smaller one",
 )
 DROWNING_EPS = Rule(
     "SC2405",
     "eps-above-gradients",
     "fail",
-    "for {share:.0%} of the weights the gradients (typically {typical:.1e}) are below eps={value:g}, so {kind} takes steps "
-    "{factor:.2g} times smaller than its rate says: after {steps} steps the loss is {loss:.3g} (best constant guess "
-    "{constant:.3g}); with eps={repaired:.0e} the same steps get to {better:.3g}",
-    "{remedy}",
+    message="for {share:.0%} of the weights the gradients (typically {typical:.1e}) are below eps={value:g}, so {kind} "
+    "takes steps {factor:.2g} times smaller than its learning rate says: after {steps} steps the loss is "
+    "{loss:.3g} (best constant guess {constant:.3g}); with eps={repaired:.0e} the same steps reach {better:.3g}",
+    fix="{remedy}",
 )
 DECAY = Rule(
     "SC2406",
-    "decay-outweighs-learning",
+    "weight-decay-outweighs-learning",
     "fail",
-    "weight_decay={value:g} {pull}: after {steps} steps the loss is {loss:.3g} (best constant guess {constant:.3g}); "
-    "without decay the same steps get to {better:.3g}",
-    "{remedy}",
+    message="weight_decay={value:g} {pull}: after {steps} steps the loss is {loss:.3g} (best constant guess "
+    "{constant:.3g}); without decay the same steps reach {better:.3g}",
+    fix="{remedy}",
 )
 NEGATIVE_DECAY = Rule(
     "SC2407",
-    "negative-decay",
+    "negative-weight-decay",
     "fail",
-    "weight_decay={value:g} in {kind} makes every weight grow at every step",
-    "give a weight_decay of zero or more",
+    message="weight_decay={value:g} in {kind} makes every weight grow at every step",
+    fix="give a weight_decay of zero or more",
 )
 ALL_DROPPED = Rule(
     "SC2408",
-    "everything-dropped",
+    "dropout-of-everything",
     "fail",
-    "{location} drops everything in training (p={value:g}): nothing behind it sees its input before evaluation",
-    "p is the probability to drop, not to keep: give the smaller number, such as {keep:.2g}",
+    message="{location} drops everything in training (p={value:g}): nothing behind it sees its input before evaluation",
+    fix="give the probability to drop, not to keep: a smaller number, such as {keep:.2g}",
 )
 ZERO_RATE_GROUP = Rule(
     "SC2409",
-    "group-at-rate-zero",
+    "zero-rate-parameter-group",
     "warn",
-    "parameter group {group} ({count} tensors, such as {name}) has learning rate 0 and nothing raises it, while others train "
-    "at {rate:.3g}",
-    "give the group a rate, or freeze it openly with requires_grad_(False)",
+    message="parameter group {group} ({count} tensors, such as {name}) has learning rate 0 and nothing raises it, while "
+    "others train at {rate:.3g}",
+    fix="give the group a learning rate, or freeze it explicitly with requires_grad_(False)",
 )
 
 
@@ -123,8 +124,8 @@ ZERO_RATE_GROUP = Rule(
 )
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Read the options; where one is odd, take the same steps without it."""
+    from stabcheck.trial.optimizers.full_dropout import silencing_dropouts
     from stabcheck.trial.optimizers.groups import decayed, idle_groups
-    from stabcheck.trial.optimizers.silenced import silencing_dropouts
 
     recording = bench.recording
     if recording is None or not recording.optimizers:
@@ -210,13 +211,13 @@ def _ascending(facts: OptimizerFacts, recording: Recording, *, known: bool) -> I
 
 def _tried(bench: Bench, recording: Recording, notes: list[NotChecked]) -> list[Finding]:
     """The suspects one after the other, until one is convicted."""
-    from stabcheck.trial.optimizers.contest import contest
+    from stabcheck.trial.optimizers.comparison import compare
     from stabcheck.trial.optimizers.suspects import suspects
 
     found = []
     for suspect in suspects(recording):
         bench.tell(None, f"taking the same steps without {suspect.what}")
-        outcome = contest(bench, suspect, recording)
+        outcome = compare(bench, suspect, recording)
         if isinstance(outcome, str):
             notes.append(NotChecked(f"whether {suspect.what} harms", outcome))
             continue
@@ -228,7 +229,7 @@ def _tried(bench: Bench, recording: Recording, notes: list[NotChecked]) -> list[
     return found
 
 
-def _severity(suspect: Suspect, seen: Contest) -> Any:
+def _severity(suspect: Suspect, seen: Comparison) -> Any:
     """Fail where the steps lead nowhere; warn where they lose half of the way; None where they do neither, or nothing
     can be said."""
     if not all(repaired >= LEARNT and own <= (1 - LOST) * repaired for own, repaired in seen.shares):
@@ -238,7 +239,7 @@ def _severity(suspect: Suspect, seen: Contest) -> Any:
     return "fail" if suspect.rule == "memory" and not seen.falls else "warn"
 
 
-def _finding(suspect: Suspect, seen: Contest, severity: Any) -> Finding:
+def _finding(suspect: Suspect, seen: Comparison, severity: Any) -> Finding:
     facts: dict[str, Any] = {
         "steps": seen.steps, "loss": seen.own, "better": seen.repaired, "constant": seen.constant,
         "shares": [list(pair) for pair in seen.shares], **suspect.facts,

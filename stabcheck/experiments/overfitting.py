@@ -24,7 +24,7 @@ from stabcheck.check import Finding, Outcome, Rule, Skip, experiment
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
-    from stabcheck.trial.extent import Extent
+    from stabcheck.trial.sample_count import SampleCount
     from stabcheck.trial.session import Session
 
 FEWEST = 16
@@ -36,30 +36,31 @@ MOST_DROPPED = 0.25
 
 TINY = Rule(
     "SC1401",
-    "validation-of-a-few-samples",
+    "tiny-validation-set",
     "warn",
-    "the validation set has {count} samples, the training set {train}: an accuracy measured on them is known to ±{width:.0%} "
-    "only, so the choice of a model or of the moment to stop is left to chance",
-    "validate on a tenth of the data (about {tenth} samples), or cross-validate",
+    message="the validation set has {count} samples, the training set {train}: an accuracy measured on them is known to "
+    "±{width:.0%} only, so the choice of a model or of the moment to stop is left to chance",
+    fix="validate on a tenth of the data (about {tenth} samples), or cross-validate",
 )
 DROPPED = Rule(
     "SC1402",
-    "validation-leaves-samples-out",
+    "validation-drops-samples",
     "warn",
-    "val_loader has drop_last=True and shows {count} of its {held} samples: {share:.0%} are left out of every validation",
-    "set drop_last=False in val_loader",
+    message="val_loader has drop_last=True and yields {count:,} of its {held:,} samples: {share:.0%} are left out of "
+    "every validation",
+    fix="set drop_last=False in val_loader",
 )
 
 
 @experiment(title="Overfitting", rules=(TINY, DROPPED))
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Count samples, targets and parameters."""
-    from stabcheck.trial.extent import extent
+    from stabcheck.trial.sample_count import count_samples
 
     session = bench.shared()
     if session.setup.val_loader is None:
         raise Skip("no val_loader given: add 'val_loader' to the set-up; without one overfitting goes unnoticed")
-    train, val = extent(session, "train_loader"), extent(session, "val_loader")
+    train, val = count_samples(session, "train_loader"), count_samples(session, "val_loader")
     width = 0.98 / math.sqrt(val.samples) if val.samples else math.inf
     targets, many = _targets(session, train)
     targets = targets if train.exact else None
@@ -82,7 +83,7 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     return outcome.but_not("overfitting itself", "it shows after epochs: compare both losses in the run")
 
 
-def _judge(train: Extent, val: Extent, *, many: bool, width: float) -> Finding | None:
+def _judge(train: SampleCount, val: SampleCount, *, many: bool, width: float) -> Finding | None:
     if val.held and val.held - val.samples >= MOST_DROPPED * val.held:
         share = 1 - val.samples / val.held
         return DROPPED.at(None, count=val.samples, held=val.held, share=share)
@@ -92,7 +93,7 @@ def _judge(train: Extent, val: Extent, *, many: bool, width: float) -> Finding |
     return TINY.at(None, count=val.samples, train=train.samples, width=width, tenth=tenth)
 
 
-def _targets(session: Session, train: Extent) -> tuple[int | None, bool]:
+def _targets(session: Session, train: SampleCount) -> tuple[int | None, bool]:
     """(numbers among the targets of one training pass, whether a sample may hold many of them); unknown without a loss_fn,
     and then it may."""
     from stabcheck.trial import batches

@@ -29,7 +29,7 @@ from stabcheck.userland import UserCodeError
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
-    from stabcheck.trial.precision.twins import Twins
+    from stabcheck.trial.precision.gradients import GradientPair
 
 STILL_SCALED = 10.0
 """Times the gradient with its scaling undone that the optimizer saw: the scale itself is 1,000 or more, rounding is none."""
@@ -47,64 +47,66 @@ STILL_SCALED_STEP = Rule(
     "SC2101",
     "steps-on-scaled-gradients",
     "fail",
-    "the optimizer stepped on gradients that are still multiplied by the loss scale ({ratio:.2g} times too large at step {step})",
-    "call scaler.step(optimizer) in place of optimizer.step(), and scaler.update() after it",
+    message="the optimizer stepped on gradients that are still multiplied by the loss scale ({ratio:.2g} times too large "
+    "at step {step})",
+    fix="call scaler.step(optimizer) in place of optimizer.step(), and scaler.update() after it",
 )
 SKIPS = Rule(
     "SC2102",
     "steps-skipped-by-scaler",
     "fail",
-    "the GradScaler skipped {count} of the last {steps} steps because gradients were infinite or NaN (scale now {scale:.3g})",
-    "something overflows float16 whatever the scale: look for activations above 65504 and compute them in float32; where the "
-    "scale only grows back too fast, leave growth_interval at 2000",
+    message="the GradScaler skipped {count} of the last {steps} steps because gradients were infinite or NaN (scale now "
+    "{scale:.3g})",
+    fix="something overflows float16 at any scale: look for activations above 65504 and compute them in float32; if "
+    "the scale only grows back too fast, leave growth_interval at 2000",
 )
 UNSCALED = Rule(
     "SC2103",
-    "float16-without-scaling",
+    "float16-without-loss-scaling",
     "warn",
-    "the loss is computed in float16 and not scaled: {flushed:.0%} of the gradient's elements are flushed to zero already at the "
-    "start (cosine to the float32 gradient {cosine:.2f}), and gradients shrink during training",
-    "scale the loss with torch.amp.GradScaler, or use bfloat16",
+    message="the loss is computed in float16 and not scaled: {flushed:.0%} of the gradient's elements underflow to zero "
+    "already at the start (cosine to the float32 gradient {cosine:.2f}), and gradients shrink during training",
+    fix="scale the loss with torch.amp.GradScaler, or use bfloat16",
 )
 WRONG_DIRECTION = Rule(
     "SC2104",
     "gradient-lost-in-half-precision",
     "fail",
-    "in {dtype} the gradient points elsewhere than in float32 (cosine {cosine:.2f}, {flushed:.0%} of its elements flushed to "
-    "zero), most of all for {location}",
-    "compute differences of large numbers, sums over many terms and the loss in float32 (tensor.float()), and normalise "
-    "inputs and targets before they are cast",
+    message="in {dtype} the gradient has another direction than in float32 (cosine {cosine:.2f}, {flushed:.0%} of its "
+    "elements underflow to zero), most of all for {location}",
+    fix="compute differences of large numbers, sums over many terms and the loss in float32 (tensor.float()), and "
+    "normalise inputs and targets before they are cast",
 )
 LOST = Rule(
     "SC2105",
     "updates-rounded-away",
     "fail",
-    "the weights are {dtype}, and {over_run:.0%} of the movement that the optimizer plans is rounded away ({at_peak:.0%} at the "
-    "peak rate, {at_end:.0%} at the last)",
-    "keep the weights in float32 and use torch.autocast for the forward, or keep a float32 copy for the optimizer; an update "
-    "below a {grain} of a weight leaves it as it is",
+    message="the weights are {dtype}, and {over_run:.0%} of the optimizer's updates over the run is rounded away "
+    "({at_peak:.0%} at the peak learning rate, {at_end:.0%} at the last)",
+    fix="keep the weights in float32 and use torch.autocast for the forward, or give the optimizer float32 master "
+    "weights; an update below a {grain} of a weight leaves it as it is",
 )
 EPS = Rule(
     "SC2106",
     "eps-zero-in-float16",
     "fail",
-    "the weights are float16, where {kind}'s eps={eps:.0e} is zero: it divides by the zero root of a gradient too small to square, "
-    "and the weights became NaN",
-    "keep the weights in float32 with torch.autocast for the forward; if they must be float16, eps=1e-4",
+    message="the weights are float16, in which {kind}'s eps={eps:.0e} is zero: gradients too small to square are divided "
+    "by zero, and the weights became NaN",
+    fix="keep the weights in float32 with torch.autocast for the forward; if they must be float16, eps=1e-4",
 )
 WRAPS = Rule(
     "SC2107",
-    "integers-that-wrap",
+    "integer-overflow",
     "fail",
-    "'{operation}' on {dtype} gives numbers that {dtype} cannot hold: {share:.0%} of the results wrapped around",
-    "convert to float first: images.float()",
+    message="'{operation}' on {dtype} gives numbers that {dtype} cannot hold: {share:.0%} of the results wrapped around",
+    fix="convert to float first: images.float()",
 )
 OVERFLOW = Rule(
     "SC2108",
     "overflow-in-half-precision",
     "fail",
-    "the loss or its gradient is infinite or NaN in {dtype} and finite in float32{place}",
-    "{remedy}",
+    message="the loss or its gradient is infinite or NaN in {dtype} and finite in float32{place}",
+    fix="{remedy}",
 )
 
 
@@ -115,7 +117,7 @@ OVERFLOW = Rule(
 )
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Look for half precision; where there is none, stop."""
-    from stabcheck.trial.precision.wraps import first_wrap
+    from stabcheck.trial.precision.integer_overflow import first_wrap
 
     recording, session = bench.recording, bench.shared()
     if recording is None:
@@ -193,15 +195,15 @@ def _gradients(
     bench: Bench, recording: Recording, dtype: str, measured: dict[str, Any], notes: list[NotChecked]
 ) -> list[Finding]:
     """The gradient against the one in float32, on two batches where the first shows a fault."""
-    from stabcheck.trial.precision.twins import twins
+    from stabcheck.trial.precision.gradients import gradient_pair
 
     session, facts = bench.shared(), recording.precision
     hidden = facts.autocast[0] if facts.autocast and session.setup.precision == "fp32" else None
     scale = facts.last_scale if facts.scaled and facts.last_scale else 1.0
-    seen: list[Twins] = []
+    seen: list[GradientPair] = []
     try:
         for batch in session.epoch("train_loader"):
-            seen.append(twins(session, batch, bench.seed, autocast=hidden, scale=scale))
+            seen.append(gradient_pair(session, batch, bench.seed, autocast=hidden, scale=scale))
             if len(seen) == 2 or seen[0].cosine >= DESTROYED:
                 break
     except (UserCodeError, Skip, RuntimeError) as error:
@@ -224,7 +226,7 @@ def _gradients(
     return [WRONG_DIRECTION.at(first.worst, source=source, **shown)] if lost else []
 
 
-def _overflow(first: Twins, dtype: str, source: Any) -> Finding:
+def _overflow(first: GradientPair, dtype: str, source: Any) -> Finding:
     place = f": it starts in {first.overflow}" if first.overflow else ""
     remedy = "compute what overflows in float32 (tensor.float()), or normalise it"
     remedy += "; bfloat16 reaches as far as float32" if dtype == "float16" else ""
@@ -233,7 +235,7 @@ def _overflow(first: Twins, dtype: str, source: Any) -> Finding:
 
 def _rounding(bench: Bench, measured: dict[str, Any], notes: list[NotChecked]) -> list[Finding]:
     """The movement of half-precision weights over the planned run."""
-    from stabcheck.trial.precision.plan import planned_factors
+    from stabcheck.trial.precision.rate_factors import planned_factors
     from stabcheck.trial.precision.rounding import lost_updates
 
     try:

@@ -21,7 +21,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stabcheck.check import Finding, Outcome, experiment
-from stabcheck.experiments import _loop_order, _membership
+from stabcheck.experiments import _training_loop_order, _training_loop_ownership
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @experiment(
     title="Training step in order",
-    rules=tuple(sorted((*_loop_order.RULES, *_membership.RULES), key=lambda rule: rule.code)),
+    rules=tuple(sorted((*_training_loop_order.RULES, *_training_loop_ownership.RULES), key=lambda rule: rule.code)),
 )
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Watch some steps of the set-up's own loop."""
@@ -39,9 +39,9 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     seen = watch(bench)
     setup = seen.session.setup
     source = bench.source(setup.train_step)
-    findings = list(_membership.judge(seen, source))
+    findings = list(_training_loop_ownership.judge(seen, source))
     if setup.train_step is not None:
-        findings += list(_loop_order.Judge(seen, source).findings(bool(findings)))
+        findings += list(_training_loop_order.Judge(seen, source).findings(bool(findings)))
     outcome = Outcome(_summary(seen, findings), tuple(findings), _measured(seen))
     if setup.train_step is None:
         return outcome.but_not("your own training step", "stabcheck's textbook loop was watched: add 'train_step'")

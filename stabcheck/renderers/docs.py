@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from stabcheck.renderers.markup import text
 from stabcheck.renderers.text import STATUS_STYLES, Paper
 
 if TYPE_CHECKING:
@@ -78,6 +79,24 @@ def render_check(
     # rich draws bullets of its own, whatever the characters allowed.
     text = paper.text()
     return text.replace("•", "*").encode("ascii", "replace").decode() if ascii else text
+
+
+def page(check: Check) -> str:
+    """The check's docstring as a Markdown page, with its rules."""
+    lines = [
+        f"# {check.id}",
+        "",
+        check.doc,
+        "",
+        "## Rules",
+        "",
+        "| code | | | what it says |",
+        "| --- | --- | --- | --- |",
+    ]
+    for rule in check.rules:
+        said = text(sentence(rule.message))
+        lines.append(f"| {rule.code} | {rule.name} | {rule.severity} | {said} |")
+    return "\n".join(lines) + "\n"
 
 
 def table(catalog: Sequence[Check]) -> str:

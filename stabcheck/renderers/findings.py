@@ -148,13 +148,13 @@ def _write_place(paper: Paper, finding: FindingResult, *, base: str | None, verb
     if where:
         paper.hang("Where", _joined(paper, where), style="dim")
     paper.hang("What", paper.words(finding.message), style="dim")
-    news = {key: value for key, value in finding.evidence.items() if not _is_said(value, finding)}
+    news = {key: value for key, value in finding.evidence.items() if not is_said(value, finding)}
     lines = _evidence(paper, news)
     for line in lines if verbose else lines[:FACTS]:
         paper.write(line, indent=8)
 
 
-def _is_said(value: object, finding: FindingResult) -> bool:
+def is_said(value: object, finding: FindingResult) -> bool:
     """Whether a reader has this fact from the message or the fix already."""
     if isinstance(value, str):
         return value in finding.message or value in finding.fix

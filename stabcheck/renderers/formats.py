@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,7 +14,18 @@ if TYPE_CHECKING:
 EVENTS = "json-lines"
 """The one format that is written while the run goes on, event by event."""
 
-FORMATS = ("json", EVENTS, "junit", "sarif", "github", "markdown")
+FORMATS = ("json", EVENTS, "junit", "sarif", "github", "markdown", "html")
+
+EXTRAS = {"html": "plotly"}
+"""Format -> the package that it needs and that comes with the extra of the format's name."""
+
+
+def missing(name: str) -> str | None:
+    """What has to be installed before the format `name` can be written; None if nothing."""
+    package = EXTRAS.get(name)
+    if package is None or find_spec(package) is not None:
+        return None
+    return f"needs {package}, which is not installed: pip install 'stabcheck[{name}]'"
 
 
 def render(name: str, report: Report, *, catalog: Sequence[Check], base: str | None) -> str:

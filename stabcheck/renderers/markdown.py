@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from stabcheck.renderers.findings import suppressed
+from stabcheck.renderers.markup import code, text
 from stabcheck.renderers.text import STATUS_WORDS, seconds
 from stabcheck.renderers.wording import Said, Wording, slashed
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 MARKS = {"pass": "✅", "warn": "⚠️", "fail": "❌", "skip": "➖", "error": "💥"}
 """One for each status; the word stands beside it, for those who cannot see colours."""
-
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
 
 
 def render(report: Report, *, catalog: Sequence[Check] = (), base: str | None = None) -> str:
@@ -60,16 +58,3 @@ def _finding(said: Said, wording: Wording) -> list[str]:
         lines += ["", "This explains, so they need no work of their own:", ""]
         lines += [f"- {text(one.title)}: {text(one.finding.message)}" for one in followers]
     return lines
-
-
-def text(value: str) -> str:
-    """`value` as plain text: nothing in it is markup, and it stays on one line."""
-    return _SPECIAL.sub(r"\\\1", " ".join(value.split()))
-
-
-def code(value: str) -> str:
-    """`value` in code style, whatever backticks are in it."""
-    longest = max(map(len, re.findall(r"`+", value)), default=0)
-    fence = "`" * (longest + 1)
-    pad = " " if longest else ""
-    return f"{fence}{pad}{' '.join(value.split())}{pad}{fence}"

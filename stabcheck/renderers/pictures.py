@@ -45,6 +45,15 @@ def write_pictures(paper: Paper, report: Report, *, verbose: bool) -> None:
 
 
 def _write_schedule(paper: Paper, measured: Mapping[str, Any]) -> None:
+    title, series = rate_curves(measured)
+    lines = plot(paper, series)
+    if lines:
+        paper.heading(title)
+        _write_lines(paper, lines)
+
+
+def rate_curves(measured: Mapping[str, Any]) -> tuple[str, list[Series]]:
+    """The learning rate over the planned run, one curve for all groups that are alike, and what to write above it."""
     steps = numbers(measured.get("steps"))
     groups = measured.get("rates")
     rates = [numbers(group) for group in groups] if isinstance(groups, (list, tuple)) else []
@@ -56,14 +65,10 @@ def _write_schedule(paper: Paper, measured: Mapping[str, Any]) -> None:
         Series(f"group{'s' * (len(members) > 1)} {_ranges(members)}", steps, values)
         for values, members in alike.items()
     ]
-    lines = plot(paper, series)
-    if not lines:
-        return
     planned = number(measured.get("planned_steps"))
     length = f" over the {planned:.0f} planned steps" if planned is not None and math.isfinite(planned) else ""
     same = f" ({len(rates)} parameter groups, all the same)" if len(rates) > 1 and len(series) == 1 else ""
-    paper.heading(f"Learning rate{length}{same}")
-    _write_lines(paper, lines)
+    return f"Learning rate{length}{same}", series
 
 
 def _write_gradients(paper: Paper, measured: Mapping[str, Any]) -> None:
@@ -127,16 +132,22 @@ def _write_one_batch(paper: Paper, check: CheckResult) -> None:
     curves = check.measurements.get("curves")
     if not isinstance(curves, Mapping):
         return
-    series = [
-        Series(str(name), range(len(values)), values) for name, item in curves.items() if (values := numbers(item))
-    ]
-    wanted = (("constant", "constant prediction"), ("oracle", "lowest possible"))
-    found = ((name, number(check.measurements.get(key))) for key, name in wanted)
-    levels = [Level(name, value) for name, value in found if value is not None]
-    lines = plot(paper, series, levels=levels)
+    lines = plot(paper, one_batch_curves(curves), levels=loss_levels(check.measurements))
     if lines:
         paper.heading("Loss when training on one batch only, step by step")
         _write_lines(paper, lines)
+
+
+def one_batch_curves(curves: Mapping[str, Any]) -> list[Series]:
+    """The losses of every attempt to fit one batch."""
+    return [Series(str(name), range(len(values)), values) for name, item in curves.items() if (values := numbers(item))]
+
+
+def loss_levels(measured: Mapping[str, Any]) -> list[Level]:
+    """What a loss is to be compared with, as far as it is known."""
+    wanted = (("constant", "constant prediction"), ("oracle", "lowest possible"))
+    found = ((name, number(measured.get(key))) for key, name in wanted)
+    return [Level(name, value) for name, value in found if value is not None]
 
 
 def _write_lines(paper: Paper, lines: Sequence[Any]) -> None:

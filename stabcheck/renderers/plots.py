@@ -89,7 +89,7 @@ def plot(
     if not points:
         return []
     heights = [y for _, y in points]
-    logarithmic = _spans_decades(heights) if log is None else log and max(heights) > 0
+    logarithmic = spans_decades(heights) if log is None else log and max(heights) > 0
     shown = [level for level in levels if math.isfinite(level.y) and not (logarithmic and level.y <= 0)]
     y_axis = (log_axis if logarithmic else linear_axis)([*heights, *(_tame(level.y) for level in shown)])
     x_axis = whole_axis([x for x, _ in points])
@@ -152,7 +152,8 @@ def log_axis(values: Sequence[float]) -> Axis:
     return Axis(10.0**first, 10.0**last, True, tuple(10.0**power for power in range(first, last + 1, every)))
 
 
-def _spans_decades(values: Sequence[float]) -> bool:
+def spans_decades(values: Sequence[float]) -> bool:
+    """Whether values are best seen on a logarithmic axis."""
     low, high = quantile(values, 0.1), quantile(values, 0.9)
     return low > 0 and high / low >= LOG_RATIO
 

@@ -51,7 +51,7 @@ def render(
     paper.write(verdict)
     paper.write()
     _write_table(paper, report)
-    for error, ids in _errors(report).items():
+    for error, ids in errors_of(report).items():
         _write_error(paper, error, ids, verbose=verbose)
     for cause in found:
         write_cause(paper, cause, rules, whys, base=base, verbose=verbose)
@@ -61,6 +61,15 @@ def render(
     paper.write()
     paper.write(verdict)
     paper.write(paper.words((_next(report, found), "dim")))
+    return paper.text()
+
+
+def findings(report: Report, catalog: Sequence[Check], *, width: int = 80, base: str | None = None) -> str:
+    """The blocks of the findings alone, without colour."""
+    paper = Paper(width, color=False, ascii=False)
+    rules = {rule.code: rule for check in catalog for rule in check.rules}
+    for cause in causes(report):
+        write_cause(paper, cause, rules, {}, base=base, verbose=False)
     return paper.text()
 
 
@@ -141,7 +150,7 @@ def _summary(check: CheckResult) -> str:
     return check.skip_reason or check.summary
 
 
-def _errors(report: Report) -> dict[CheckError, list[str]]:
+def errors_of(report: Report) -> dict[CheckError, list[str]]:
     """Every error once, with the checks that it kept from running."""
     found: dict[CheckError, list[str]] = {}
     for check in report.checks:

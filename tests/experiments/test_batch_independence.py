@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from stabcheck.check import Finding, Outcome, Skip
 from stabcheck.experiments.batch_independence import CHECK
-from tests.experiments.influence_cases import (
+from tests.experiments.dependence_cases import (
     Attention,
     Convolution,
     Language,

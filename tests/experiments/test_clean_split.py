@@ -92,6 +92,20 @@ def test_copies_are_found_and_counted(make_bench: MakeBench, kind: str, share: f
         assert np.array_equal(sides[0][index], sides[2][other])
 
 
+def test_pairs_are_kept_as_they_look(make_bench: MakeBench) -> None:
+    rng = np.random.default_rng(1)
+    sides = leak(halved(*images(rng), rng), 0.2, rng)
+    outcome = check(make_bench, setup(sides))
+
+    shown = outcome.measurements["pairs"]
+
+    assert [[one["train"]["index"], one["val"]["index"]] for one in shown] == outcome.findings[0].evidence["pairs"][:4]
+    for one in shown:
+        assert one["code"] == "SC0302"
+        assert one["train"]["looks"]["image"] == one["val"]["looks"]["image"]
+    json.dumps(plain(outcome.measurements), allow_nan=False)
+
+
 @pytest.mark.parametrize("kind", ["answers", "categories", "flowers"])
 def test_where_samples_are_equal_by_chance_only_the_excess_counts(make_bench: MakeBench, kind: str) -> None:
     rng = np.random.default_rng(0)

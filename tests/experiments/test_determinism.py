@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from stabcheck.experiments.determinism import CHECK, STEPS
-from stabcheck.trial.repetition import digest
+from stabcheck.trial.seeded_run import digest
 from tests.setups import blobs, classifier, mlp
 
 Make = Callable[..., Any]

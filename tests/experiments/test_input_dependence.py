@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from stabcheck.check import Finding, Outcome, Skip
 from stabcheck.experiments.input_dependence import CHECK
-from tests.experiments.influence_cases import Model, padded, sequences, setup, texts
+from tests.experiments.dependence_cases import Model, padded, sequences, setup, texts
 
 Make = Callable[..., Any]
 

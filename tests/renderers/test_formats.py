@@ -13,7 +13,7 @@ from sarif.loader import load_sarif_file
 
 from stabcheck.console import to_bytes
 from stabcheck.events import CheckFinished, Finished, Loaded, Progress
-from stabcheck.renderers import github, json_lines, junit, markdown, sarif
+from stabcheck.renderers import github, json_lines, junit, markdown, markup, sarif
 from stabcheck.renderers.formats import EVENTS, FORMATS, render
 from stabcheck.report import CheckResult, FindingResult, Report, SourceLine
 from tests.renderers.report_samples import CATALOG, broken, failing, hostile, passing, report_of, result
@@ -170,7 +170,7 @@ def test_markdown_says_what_a_person_needs() -> None:
 
 @pytest.mark.parametrize("value", ["plain", "a`b", "``", "`x`"])
 def test_code_style_survives_backticks(value: str) -> None:
-    assert f"<code>{value}</code>" in MarkdownIt().render(markdown.code(value))
+    assert f"<code>{value}</code>" in MarkdownIt().render(markup.code(value))
 
 
 # --- events

@@ -12,8 +12,8 @@ import torch
 
 from stabcheck.check import Skip
 from stabcheck.trial import batches
-from stabcheck.trial.data.misfits import loss_of
 from stabcheck.trial.data.scan import Scan, class_labels, input_paths, replaced, scalar_targets, target_paths
+from stabcheck.trial.data.unusable_batches import loss_of
 from stabcheck.trial.session import Session
 from stabcheck.trial.split.fields import leaves
 from stabcheck.userland import UserCodeError

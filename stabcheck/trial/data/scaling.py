@@ -14,8 +14,8 @@ import torch
 from stabcheck.check import Skip
 from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
-from stabcheck.trial.data.paired import Scale, changed_arguments, course, tail
 from stabcheck.trial.data.scan import Scan, replaced, target_paths
+from stabcheck.trial.data.short_training import Scale, changed_arguments, course, tail
 from stabcheck.trial.data.units import Units, units
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session

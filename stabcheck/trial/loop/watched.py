@@ -10,14 +10,14 @@ from typing import Any
 from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.loop.events import Call, Use
-from stabcheck.trial.loop.members import (
+from stabcheck.trial.loop.ownership import (
     Orphan,
     alive_optimizers,
-    homeless,
+    foreign_tensors,
     modules_of,
     orphans,
     replaced_by,
-    strangers,
+    without_optimizer,
 )  # fmt: skip
 from stabcheck.trial.loop.trace import LoopTrace
 from stabcheck.trial.modes import held_by
@@ -120,18 +120,18 @@ def _members(session: Session, trace: LoopTrace, iterator: Any) -> dict[str, Any
     own = {id(p) for p in model.parameters()}
     known = [*trace.optimizers, *([setup.optimizer] if setup.optimizer is not None else [])]
     reached = set().union(*(call.reached for call in trace.calls)) - _moved_by_hand(trace)
-    missing = homeless(model, reached, known)
+    missing = without_optimizer(model, reached, known)
     loss_missing = _loss_parameters(setup.loss_fn, known)
     if missing or loss_missing:
         known = [*known, *(o for o in alive_optimizers() if not any(o is k for k in known))]
-        missing = homeless(model, reached, known)
+        missing = without_optimizer(model, reached, known)
         loss_missing = _loss_parameters(setup.loss_fn, known)
     held = held_by(*known) & own
     trained = [name for name, p in model.named_parameters() if name in reached and id(p) in held]
     names = {id(p): name for name, p in model.named_parameters()}
     doubled = [names[key] for o in known for group in o.param_groups for key in _repeated(group) if key in names]
     foreign: list[str] = []
-    old = strangers(model, setup.optimizer or known[0]) if missing and known else []
+    old = foreign_tensors(model, setup.optimizer or known[0]) if missing and known else []
     if missing:
         foreign = replaced_by(model, missing, old) if trained else list(missing)
     rest = [name for name in missing if name not in foreign]

@@ -116,12 +116,10 @@ def _scale(call: LossCall) -> Iterator[Fault]:
     if made_by in {"Softmax", "Sigmoid"} or origins.sums_to_one(call.input, axis):
         what = "probabilities"
     elif made_by in origins.SCORES:
-        what = "raw scores"
+        what = "logits"
     else:
         return
-    remedy = (
-        "log_softmax(outputs, dim=1)" if what == "raw scores" else "the logarithm, by log_softmax in place of softmax"
-    )
+    remedy = "log_softmax(outputs, dim=1)" if what == "logits" else "the logarithm, by log_softmax in place of softmax"
     yield _wants(call, what, "log-probabilities", remedy)
 
 
@@ -209,7 +207,7 @@ def _refused(call: LossCall) -> Iterator[Fault]:
         yield from out_of_range(call)
     if call.name == "binary_cross_entropy" and bool(torch.isfinite(a).all()) and a.shape == b.shape:
         if float(a.min()) < 0 or float(a.max()) > 1:
-            yield _wants(call, "raw scores", "probabilities", "BCEWithLogitsLoss, which applies its own sigmoid")
+            yield _wants(call, "logits", "probabilities", "BCEWithLogitsLoss, which applies its own sigmoid")
     elif call.name in CLASS_LOSSES:
         if classes_last:
             what = f"the classes are in the last axis of {shape(a)}, but the loss takes axis 1"
@@ -236,4 +234,4 @@ def _unfit(call: LossCall, what: str, remedy: str) -> Fault:
         "loss": call.name, "what": what, "outputs": tuple(call.input.shape), "targets": tuple(call.target.shape),
         "dtype": str(call.target.dtype).removeprefix("torch."), "remedy": remedy, "raised": call.error,
     }  # fmt: skip
-    return Fault("unfit-targets", call.place, facts)
+    return Fault("malformed-targets", call.place, facts)

@@ -109,7 +109,7 @@ def faults(session: Session, passes: list[Pass], seed: int) -> Iterator[Fault]:
             yield Fault("unshifted-targets", place, {**facts, "why": SHOWN})
             return
         if sight.causal and ahead == 2 and not others:
-            yield Fault("doubly-shifted-targets", place, facts)
+            yield Fault("targets-shifted-twice", place, facts)
             return
         if not sight.causal and distance == 0 and sight.local:
             if sequences.is_masked:
@@ -134,7 +134,7 @@ def padding(seen: Pass) -> Iterator[Fault]:
         share = float(lengths.sum()) / sequences.targets.numel()
         # Padding ends the tokens as well, wherever it ends the targets, up to a shift by one.
         if share > MOSTLY and len(lengths.unique()) > 1 and bool(((lengths - token_tails).abs() <= 1).all()):
-            yield Fault("padding-not-ignored", call.place, {"share": share, "pad": pad, "loss": call.name})
+            yield Fault("padding-in-loss", call.place, {"share": share, "pad": pad, "loss": call.name})
             return
 
 

@@ -69,7 +69,7 @@ def crossing_of(where: str, prediction: tuple[int, ...], target: tuple[int, ...]
     """The fault that a prediction and a target of these shapes make."""
     both = tuple(torch.broadcast_shapes(prediction, target))
     facts = {"where": where, "prediction": prediction, "target": target, "both": both}
-    return Fault("crossed-shapes", place, facts)
+    return Fault("outputs-broadcast-to-targets", place, facts)
 
 
 def swapped(call: LossCall) -> Iterator[Fault]:

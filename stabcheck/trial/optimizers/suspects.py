@@ -128,9 +128,9 @@ def _decay(facts: OptimizerFacts, recording: Recording, planned: int) -> Iterato
     if shrink * steps < 1 and ratio < 1:
         return
     if shrink * steps >= 1:
-        pull = f"at rate {rate:.3g} pulls every weight towards zero by {min(shrink, 1.0):.2g} of itself per step"
+        pull = f"at learning rate {rate:.3g} shrinks every weight by {min(shrink, 1.0):.2g} of itself per step"
     else:
-        pull = f"adds a pull to the gradient that is {ratio:.2g} times as large as the gradient"
+        pull = f"adds a term to the gradient that is {ratio:.2g} times as large as the gradient"
     remedy = f"a weight_decay of about {_rounded(decay / max(10 * shrink * steps, 100 * ratio, 1)):.0e}"
     if adaptive:
         remedy += "; with AdamW it acts on the weights alone"

@@ -1,1 +1,1 @@
-"""Training the set-up at other rates than its own: the same steps, batches and start, only the learning rate bent."""
+"""Training the set-up at other rates than its own: the same steps, batches and start, only the learning rate scaled."""

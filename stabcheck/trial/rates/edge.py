@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from stabcheck.trial import batches
-from stabcheck.trial.rates.bend import Bend
+from stabcheck.trial.rates.scaled import ScaledRates
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
 from stabcheck.trial.yardsticks import undisturbed
@@ -44,8 +44,8 @@ class Edge:
 class EdgeSearch:
     """Line searches in the course of one probe."""
 
-    def __init__(self, session: Session, bend: Bend, seed: int) -> None:
-        self.session, self.bend, self.seed = session, bend, seed
+    def __init__(self, session: Session, rates: ScaledRates, seed: int) -> None:
+        self.session, self.rates, self.seed = session, rates, seed
         self.found: list[Edge] = []
         self._other: Any = None
         self._broken = False
@@ -59,9 +59,9 @@ class EdgeSearch:
         """One step of the set-up with a line search along its update, after which all is as the step left it."""
         model = self.session.model
         before = [(p, p.detach().clone()) for p in model.parameters() if p.requires_grad]
-        taken = self.bend.steps
+        taken = self.rates.steps
         loss = self.session.step(batch)
-        if self._broken or self.bend.steps == taken or loss is None or not math.isfinite(loss):
+        if self._broken or self.rates.steps == taken or loss is None or not math.isfinite(loss):
             return loss
         moves = [(p, start, p.detach() - start) for p, start in before if p.shape == start.shape]
         moves = [(p, start, move) for p, start, move in moves if bool(move.any())]
@@ -72,7 +72,7 @@ class EdgeSearch:
         except UserCodeError:  # the loss is known only inside the step
             self._broken, multiple = True, None
         if multiple is not None:
-            self.found.append(Edge(taken, self.bend.share, multiple))
+            self.found.append(Edge(taken, self.rates.share, multiple))
         return loss
 
     def _crossing(self, moves: list[Any], both: list[Any]) -> float | None:

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from stabcheck.setup import as_setup
-from stabcheck.trial.data import codes, order, units
-from stabcheck.trial.data.mismatch import compare, drift, elements
-from stabcheck.trial.data.pairing import Pairing, pairing
-from stabcheck.trial.data.probe import relations
+from stabcheck.trial.data import missing_values, sample_order, units
+from stabcheck.trial.data.label_consistency import Pairing, pairing
+from stabcheck.trial.data.neighbour_labels import relations
+from stabcheck.trial.data.preprocessing import compare, drift, elements
 from stabcheck.trial.data.scan import class_labels, input_paths, replaced, scan, target_paths
 from stabcheck.trial.session import Session
 from tests.experiments.data_cases import curve, data, loader, regressor, run
@@ -67,7 +67,7 @@ def test_share_between_batches_is_that_of_the_analysis_of_variance() -> None:
     x, y, *_ = data()
     positions = y.argsort()[(torch.arange(480) + torch.randint(0, 150, (480,))).argsort()]
     made = session(run(loader((x[positions], y[positions]))))
-    found = order.order(made, scan(made, "train_loader", 10.0, 0))
+    found = sample_order.order(made, scan(made, "train_loader", 10.0, 0))
     assert found is not None
     indicators = F.one_hot(y[positions]).double()
     within = sum(float(((part - part.mean(0)) ** 2).sum()) for part in indicators.split(32))
@@ -156,7 +156,7 @@ def test_codes_are_far_from_everything_else_and_frequent() -> None:
         rows = x.clone()
         rows[: round(share * len(x)), 2] = value
         made = session(run((rows, y), None, regressor(), loss_fn=F.mse_loss))
-        code = codes.missing_codes(made, scan(made, "train_loader", 10.0, 0))
+        code = missing_values.missing_codes(made, scan(made, "train_loader", 10.0, 0))
         assert (code is not None) == expected
         if code is not None:
             assert (code.value, code.columns, code.share) == (value, (2,), pytest.approx(share))

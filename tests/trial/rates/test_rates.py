@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from stabcheck.trial.bench import Bench
-from stabcheck.trial.rates.bend import Bend, Plan
-from stabcheck.trial.rates.probe import run_probe
+from stabcheck.trial.rates.probes import run_probe
+from stabcheck.trial.rates.scaled import RatePlan, ScaledRates
 from stabcheck.trial.recorder import record_trial
 from stabcheck.trial.session import Session
 
@@ -21,14 +21,14 @@ def weights(session: Session) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in session.model.parameters()])
 
 
-def step_once(bench: Bench, factor: float, plan: Plan | None = None) -> torch.Tensor:
+def step_once(bench: Bench, factor: float, plan: RatePlan | None = None) -> torch.Tensor:
     session = bench.session()
     before = weights(session)
-    bend = Bend(session, plan or Plan(), factor)
-    with bend.active():
+    rates = ScaledRates(session, plan or RatePlan(), factor)
+    with rates.active():
         session.step(session.first_batch())
-    assert bend.bent
-    assert bend.steps == 1
+    assert rates.any
+    assert rates.steps == 1
     return weights(session) - before
 
 
@@ -40,7 +40,7 @@ def test_a_bent_step_is_the_step_times_the_factor(make_bench: Callable[..., Benc
 
 def test_a_ramp_starts_at_its_share_of_the_peak(make_bench: Callable[..., Bench]) -> None:
     bench = make_bench(classifier(optimizer=torch.optim.SGD))
-    ramped = step_once(bench, 1.0, Plan((0.5,), 4))  # the set-up has 0.01
+    ramped = step_once(bench, 1.0, RatePlan((0.5,), 4))  # the set-up has 0.01
     assert torch.allclose(ramped, 0.5 / 4 / 0.01 * step_once(bench, 1.0), rtol=1e-3, atol=1e-7)
 
 
@@ -51,7 +51,7 @@ def test_schedulers_go_on_from_the_rates_they_know(make_bench: Callable[..., Ben
         return {**parts, "scheduler_interval": "step"}
 
     session = make_bench(setup).session()
-    with Bend(session, Plan(), 100.0).active():
+    with ScaledRates(session, RatePlan(), 100.0).active():
         for _ in range(3):
             session.step(session.first_batch())
     assert session.learning_rates() == pytest.approx((0.1 * 0.5**3,))
@@ -75,7 +75,7 @@ def test_an_optimizer_inside_another_is_bent_once(make_bench: Callable[..., Benc
             self.inner.step(closure)
 
     session = make_bench(classifier(optimizer=Outer, lr=0.5)).session()
-    with Bend(session, Plan(), 0.1).active():
+    with ScaledRates(session, RatePlan(), 0.1).active():
         session.step(session.first_batch())
     assert seen == [pytest.approx(0.05)]
 
@@ -86,7 +86,7 @@ def test_a_rate_is_put_back_when_a_step_raises(make_bench: Callable[..., Bench])
             raise ValueError
 
     session = make_bench(classifier(optimizer=Breaks, lr=0.5)).session()
-    with pytest.raises(Exception, match="ValueError"), Bend(session, Plan(), 0.1).active():
+    with pytest.raises(Exception, match="ValueError"), ScaledRates(session, RatePlan(), 0.1).active():
         session.step(session.first_batch())
     assert session.learning_rates() == (0.5,)
 
@@ -97,9 +97,9 @@ def test_an_unbent_probe_is_the_trial_itself(make_bench: Callable[..., Bench]) -
 
     bench = make_bench(classifier(dropping))
     plain = record_trial(bench, steps=12).losses
-    assert run_probe(bench, Plan(), 1.0, 12).losses == plain
-    assert run_probe(bench, Plan(), 1.0, 12, search_at=(1, 6)).losses == plain
-    assert run_probe(bench, Plan(), 1.0, 12, repeat=1).losses != plain
+    assert run_probe(bench, RatePlan(), 1.0, 12).losses == plain
+    assert run_probe(bench, RatePlan(), 1.0, 12, search_at=(1, 6)).losses == plain
+    assert run_probe(bench, RatePlan(), 1.0, 12, repeat=1).losses != plain
 
 
 @pytest.mark.parametrize("curvature", [0.5, 3.0, 40.0])
@@ -115,7 +115,7 @@ def test_the_edge_of_a_parabola_is_two_over_its_curvature(make_bench: Callable[.
             "optimizer": torch.optim.SGD(model.parameters(), lr=0.02),
         }
 
-    (edge,) = run_probe(make_bench(setup), Plan((0.02,)), 1.0, 2, search_at=(1,)).edges
+    (edge,) = run_probe(make_bench(setup), RatePlan((0.02,)), 1.0, 2, search_at=(1,)).edges
     assert math.log(0.02 * edge.bears / (2 / curvature)) == pytest.approx(0, abs=math.log(2))
 
 
@@ -135,4 +135,4 @@ def test_a_step_without_torch_optimizer_says_so(make_bench: Callable[..., Bench]
         loader = DataLoader(TensorDataset(inputs, labels), batch_size=32)
         return {"model": model, "train_loader": loader, "train_step": train_step}
 
-    assert "no torch optimizer" in run_probe(make_bench(setup), Plan(), 1.0, 3).why_not
+    assert "no torch optimizer" in run_probe(make_bench(setup), RatePlan(), 1.0, 3).why_not

@@ -1,0 +1,120 @@
+"""The rules of loss-contract."""
+
+from __future__ import annotations
+
+from stabcheck.check import Rule
+
+TWICE = Rule(
+    "SC1601",
+    "activated-twice",
+    "fail",
+    message="{loss}() gets the result of a {activation} (shape {shape}) and applies its own: {effect}",
+    fix="give the loss the logits: take the {activation} out of the model, and apply it only where probabilities are "
+    "wanted",
+)
+UNNORMALISED = Rule(
+    "SC1602",
+    "missing-normalisation",
+    "fail",
+    "{loss}() gets {what} (from {low:.3g} to {high:.3g}) where it needs {wanted}",
+    "give it {remedy}",
+)
+CROSSED = Rule(
+    "SC1603",
+    "outputs-broadcast-to-targets",
+    "fail",
+    message="in {where} outputs of shape {prediction} and targets of shape {target} are broadcast to {both}: every "
+    "prediction is compared with every target, so the best it can learn is their mean",
+    fix="give both the same shape: squeeze or unsqueeze one of them",
+)
+RANGE = Rule(
+    "SC1604",
+    "targets-out-of-range",
+    "fail",
+    message="{loss}() gets targets of {found}, but takes {wanted}",
+    fix="{remedy}",
+)
+UNFIT = Rule(
+    "SC1605",
+    "malformed-targets",
+    "fail",
+    message="{loss}() refuses the targets ({what}): outputs {outputs}, targets {targets} of {dtype} ({raised})",
+    fix="{remedy}",
+)
+AXIS = Rule(
+    "SC1606",
+    "wrong-class-axis",
+    "fail",
+    message="{loss}() does not compare the classes: {what}",
+    fix="{remedy}",
+)
+FLIPPED = Rule("SC1607", "flipped-sign", "fail", "training makes predictions worse: {what}", "{remedy}")
+SUMMED = Rule(
+    "SC1608",
+    "summed-loss-at-rate-for-mean",
+    "warn",
+    message="the loss is a sum over {count} {unit}, and one step at your learning rate {rate:.3g} takes it from "
+    "{before:.3g} to {after:.3g}; divided by {count}, as for a mean, the same step takes it to {divided:.3g}",
+    fix="take the mean, or divide the learning rate by {count}",
+)
+BLIND = Rule(
+    "SC1609",
+    "loss-ignores-targets",
+    "fail",
+    message="loss_fn gives {loss:.6g} whatever the targets are: other targets of the same kind change nothing, although "
+    "the outputs have a shape for them, {outputs}",
+    fix="compute the loss from the targets that loss_fn gets; name its second parameter _ if they are not meant to "
+    "be used",
+)
+IGNORED = Rule(
+    "SC1610",
+    "all-targets-ignored",
+    "fail",
+    message="in {count} of {batches} batches every target is {index}, the ignore_index of {loss}(): a mean over nothing "
+    "is NaN",
+    fix="look at how the labels are masked; skip batches in which no label is left",
+)
+PADDED = Rule(
+    "SC1611",
+    "padding-in-loss",
+    "warn",
+    message="{share:.0%} of the targets of {loss}() are {pad}, the padding at the end of the sequences: most of what is "
+    "learnt is to predict padding",
+    fix="pass ignore_index={pad}, or set these targets to -100",
+)
+UNSHIFTED = Rule(
+    "SC1612",
+    "unshifted-targets",
+    "fail",
+    message="{share:.0%} of {compared} targets are the input token at the same position: {why}, so the model learns to "
+    "copy its input",
+    fix="predict the next token: inputs ids[:, :-1], targets ids[:, 1:]; for masked language models take the labels "
+    "first, then mask the inputs",
+)
+AHEAD = Rule(
+    "SC1613",
+    "targets-shifted-twice",
+    "fail",
+    message="{share:.0%} of {compared} targets are the token after the next: they are shifted twice",
+    fix="shift them once: a model that returns its own loss shifts the labels itself, so give it labels equal to the "
+    "input ids",
+)
+SHORT = Rule(
+    "SC1614",
+    "ctc-input-too-short",
+    "fail",
+    message="{count} of {samples} samples have more symbols than ctc_loss() has time steps for (one needs {needed} and "
+    "has {steps}): their loss is infinite",
+    fix="check input_lengths against the model's downsampling, or reduce the stride",
+)
+SWAPPED = Rule(
+    "SC1615",
+    "swapped-arguments",
+    "fail",
+    message="{loss}() gets the targets as its input and the model's outputs as its target",
+    fix="call it as loss(outputs, targets)",
+)
+RULES = (
+    TWICE, UNNORMALISED, CROSSED, RANGE, UNFIT, AXIS, FLIPPED, SUMMED, BLIND, IGNORED, PADDED, UNSHIFTED, AHEAD, SHORT, SWAPPED,
+)  # fmt: skip
+BY_NAME = {rule.name: rule for rule in RULES}

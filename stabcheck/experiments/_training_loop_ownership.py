@@ -1,0 +1,124 @@
+"""The part of training-loop that judges which parameters have an optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from stabcheck.check import Finding, Rule, Source
+from stabcheck.reading import called
+
+if TYPE_CHECKING:
+    from stabcheck.trial.loop.ownership import Orphan
+    from stabcheck.trial.loop.watched import Watched
+
+MOST_FINDINGS = 5
+
+UNOPTIMIZED = Rule(
+    "SC1505",
+    "parameters-without-optimizer",
+    "fail",
+    message="{count} trainable parameter(s) of {at} get a gradient at every step, but no optimizer holds them: {at} "
+    "keeps its initial values{why}",
+    fix="add {at}'s parameters to the optimizer, or set requires_grad=False on them if they are meant to stay fixed",
+)
+OTHER_TENSORS = Rule(
+    "SC1506",
+    "optimizer-holds-other-tensors",
+    "fail",
+    message="the optimizer holds {foreign} tensor(s) that get no gradient, {whose}, instead of the {count} parameter(s) "
+    "of {at} {instead}: {at} is never trained",
+    fix="build the optimizer last, from the parameters of the model that is trained: after replacing layers, copying "
+    "or rebuilding the model, and choosing what to freeze",
+)
+TWICE = Rule(
+    "SC1507",
+    "parameters-updated-twice",
+    "fail",
+    message="{count} parameter(s), {location} among them, are updated twice with the same gradient at each step: {how}",
+    fix="{advice}",
+)
+RULES = (UNOPTIMIZED, OTHER_TENSORS, TWICE)
+
+
+def judge(seen: Watched, source: Source | None) -> Iterator[Finding]:
+    """What is wrong with who owns which parameter."""
+    if seen.foreign and (seen.held or seen.foreign_held):
+        yield _other_tensors(seen, source)
+    elif seen.orphans:
+        yield from _without_optimizer(seen, source)
+    if seen.loss_parameters:
+        yield UNOPTIMIZED.at(
+            None,
+            source=source,
+            severity="warn",
+            count=len(seen.loss_parameters),
+            at="loss_fn",
+            why=f" ({seen.loss_parameters[0]})",
+        )
+    if seen.doubled:
+        yield TWICE.at(
+            seen.doubled[0],
+            source=source,
+            count=len(seen.doubled),
+            how="a parameter group lists them twice",
+            advice="give the optimizer each parameter once: list(dict.fromkeys(parameters)) removes repetitions",
+        )
+
+
+def _other_tensors(seen: Watched, source: Source | None) -> Finding:
+    module = common(seen.foreign)
+    return OTHER_TENSORS.at(
+        module or None,
+        source=source,
+        foreign=seen.foreign_held,
+        count=len(seen.foreign),
+        at=called(module),
+        whose="of a layer that the model no longer has" if seen.held else "frozen ones or those of another model",
+        instead="that took their place" if seen.held else "that get one",
+    )
+
+
+def _without_optimizer(seen: Watched, source: Source | None) -> Iterator[Finding]:
+    """A forgotten part is new, and on the way of the gradient to parts that are trained; what is left out on purpose (a
+    backbone behind a probe, a base under adapters or prompts, weights beside tuned biases) is pretrained, comes first, or is
+    most of the model."""
+    is_few = seen.trained_modules > len(seen.orphans)
+    is_half = seen.trained_modules >= len(seen.orphans)
+    forgotten = [o for o in seen.orphans if o.fresh and o.whole and (is_few or (is_half and o.last and o.downstream))]
+    missing = {name for orphan in forgotten for name in orphan.parameters}
+    places: dict[str, list[Orphan]] = {}
+    for orphan in forgotten:
+        places.setdefault(_outermost(seen, orphan, missing), []).append(orphan)
+    for place, parts in list(places.items())[:MOST_FINDINGS]:
+        is_downstream = any(part.downstream for part in parts)
+        yield UNOPTIMIZED.at(
+            place,
+            source=source,
+            severity="fail" if is_downstream else "warn",
+            count=sum(len(part.parameters) for part in parts),
+            at=called(place),
+            why=f", while {seen.held} parameters {'below' if is_downstream else 'above'} it are trained",
+        )
+
+
+def _outermost(seen: Watched, orphan: Orphan, missing: set[str]) -> str:
+    """The largest module around it of which everything is missing; the parameter itself where it is the model's own."""
+    if not orphan.module:
+        return orphan.parameters[0]
+    trainable = [name for name, p in seen.session.model.named_parameters() if p.requires_grad]
+    place = orphan.module
+    while (outer := place.rpartition(".")[0]) and missing.issuperset(n for n in trainable if n.startswith(f"{outer}.")):
+        place = outer
+    return place
+
+
+def common(names: tuple[str, ...]) -> str:
+    """The innermost module that holds all of them."""
+    paths = [name.split(".")[:-1] for name in names]
+    shared = []
+    for parts in zip(*paths, strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared.append(parts[0])
+    return ".".join(shared)
