@@ -118,7 +118,7 @@ EXPLAINS: tuple[Explains, ...] = (
     ),
     # How fast.
     Explains(("SC0107",), (*NO_FIT, *RATE, *FADED, "SC13"), "weights that are never updated learn nothing"),
-    Explains(("SC0203",), (*RATE, "SC0704", "SC13"), "the clipping is what makes the steps so small"),
+    Explains(("SC0203",), (*RATE, *FADED, "SC13"), "the clipping is what makes the steps so small"),
     Explains(
         ("SC0803", "SC0801"),
         ("SC0105", *RATE, "SC0110", "SC0204", *FADED, "SC13"),

@@ -29,7 +29,17 @@ from typing import Any
 from stabcheck import stats
 from stabcheck.check import Finding, Outcome, Rule, Severity, Skip, diagnosis
 from stabcheck.diagnoses import _profiles
-from stabcheck.reading import LARGE_UPDATE, WARN_NECK, Progress, called, largest_update, neck, progress, variance_share
+from stabcheck.reading import (
+    GROWN,
+    LARGE_UPDATE,
+    WARN_NECK,
+    Progress,
+    called,
+    largest_update,
+    neck,
+    progress,
+    variance_share,
+)
 from stabcheck.recording import Recording
 
 FAIL_NECK = -6.0
@@ -150,6 +160,8 @@ def _judge(recording: Recording, state: Progress, end: int) -> Finding | None:
             place, source=recording.source(place), severity=severity, what=what, update=update,
             clip=f"{stats.quantile(largest, 0.5):.2g}", **facts,
         )  # fmt: skip
+    if state.last > GROWN * max(facts["constant"], recording.yardsticks.zero or 0.0) > 0:
+        return None  # without signal a model still comes down to a constant guess: what keeps it up there is something else
     if narrow and depth < WARN_NECK:
         return STARVED.at(
             narrow.before, source=recording.source(narrow.before), severity=severity, after=called(narrow.after),

@@ -71,8 +71,8 @@ FAR_BIAS = Rule(
     "SC1004",
     "oversized-bias",
     "fail",
-    "the bias of {at} has a size of {size:.4g} at the start{others}, which outweighs what its inputs bring, and nothing is learnt in "
-    "{steps} steps (loss {first:.3g} to {last:.3g}, best constant guess {constant:.3g}); with it at zero they reach {better:.3g}",
+    "the bias of {at} has a size of {size:.4g} at the start{others}, which outweighs what its inputs bring, and nothing is learnt "
+    "in {steps} steps (loss {first:.3g} to {last:.3g}, best constant guess {constant:.3g}); with it at zero it reaches {better:.3g}",
     "start this bias at zero (the forget gate of an LSTM at 1, an output at the mean of its targets)",
 )
 
