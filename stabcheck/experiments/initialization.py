@@ -72,7 +72,7 @@ FAR_BIAS = Rule(
     "oversized-bias",
     "fail",
     "the bias of {at} has a size of {size:.4g} at the start{others}, which outweighs what its inputs bring, and nothing is learnt "
-    "in {steps} steps (loss {first:.3g} to {last:.3g}, best constant guess {constant:.3g}); with it at zero it reaches {better:.3g}",
+    "in {steps} steps (loss {first:.3g} to {last:.3g}, best constant guess {constant:.3g}); at zero it reaches {better:.3g}",
     "start this bias at zero (the forget gate of an LSTM at 1, an output at the mean of its targets)",
 )
 
@@ -177,7 +177,7 @@ def _size(bench: Bench, weights: list[Weight]) -> tuple[Finding, ...]:
 
 def _biases(bench: Bench) -> tuple[Finding, ...]:
     from stabcheck.trial.biases import large_biases, set_to_zero
-    from stabcheck.trial.other_start import compare
+    from stabcheck.trial.counterfactual import compare
 
     assert bench.recording is not None
     chosen = large_biases(bench.shared().model)
