@@ -106,6 +106,8 @@ EXPLAINS: tuple[Explains, ...] = (
     Explains(
         ("SC1001",), (*NO_FIT, *RATE, "SC07", "SC0903", "SC11"), "units that are all the same have the capacity of one"
     ),
+    Explains(("SC0901",), ("SC1004",), "a layer that never fires is the nearer cause, whatever its bias is"),
+    Explains(("SC1004",), TRAINING, "a bias that outweighs its inputs hides them"),
     Explains(("SC1002",), TRAINING, "weights that start too large saturate or blow up what comes after"),
     Explains(("SC1003",), TRAINING, "weights that start too small let no signal through"),
     Explains(("SC1101", "SC1103"), TRAINING, "nothing passes where everything is saturated or masked"),
@@ -117,7 +119,7 @@ EXPLAINS: tuple[Explains, ...] = (
     ),
     # How fast.
     Explains(("SC0107",), (*NO_FIT, *RATE, *FADED, "SC13"), "weights that are never updated learn nothing"),
-    Explains(("SC0203",), (*RATE, "SC0704", "SC13"), "the clipping is what makes the steps so small"),
+    Explains(("SC0203",), (*RATE, *FADED, "SC13"), "the clipping is what makes the steps so small"),
     Explains(
         ("SC0803", "SC0801"),
         ("SC0105", *RATE, "SC0110", "SC0204", *FADED, "SC13"),
@@ -125,7 +127,7 @@ EXPLAINS: tuple[Explains, ...] = (
     ),
     Explains(
         ("SC0504", "SC0505", "SC0508", "SC0510", "SC0514", "SC0517"),
-        ("SC0107", *RATE, "SC0110", "SC0704", "SC13"),
+        ("SC0107", *RATE, "SC0110", *FADED, "SC13"),
         "the rate is not what was meant",
     ),
     Explains(
@@ -150,6 +152,11 @@ EXPLAINS: tuple[Explains, ...] = (
     Explains(("SC0109",), ("SC0704", "SC13"), "at this rate nothing can have been learnt yet"),
     Explains(("SC0902",), ("SC07", "SC0108", "SC0110", "SC11", "SC13"), "the dead layer is why the signal was lost"),
     Explains(("SC0101",), ("SC0705",), "inputs without effect give the same output for every input"),
+    Explains(
+        ("SC0705",),
+        (*NO_FIT, *RATE, "SC0704", "SC0903", "SC11", "SC13"),
+        "what is lost in one layer cannot be learnt from",
+    ),
 )
 """Earlier lines win, and within a line earlier causes. A cause counts only if it is a failure itself and does not follow
 from another."""

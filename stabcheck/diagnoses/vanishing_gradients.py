@@ -28,7 +28,17 @@ from typing import Any
 
 from stabcheck import profiles, stats
 from stabcheck.check import Finding, Outcome, Rule, Severity, Skip, diagnosis
-from stabcheck.reading import LARGE_UPDATE, WARN_NECK, Progress, called, largest_update, neck, progress, variance_share
+from stabcheck.reading import (
+    GROWN,
+    LARGE_UPDATE,
+    WARN_NECK,
+    Progress,
+    called,
+    largest_update,
+    neck,
+    progress,
+    variance_share,
+)
 from stabcheck.recording import Recording
 
 FAIL_NECK = -6.0
@@ -133,8 +143,8 @@ def _judge(recording: Recording, state: Progress, end: int) -> Finding | None:
     }  # fmt: skip
     last = recording.signals[-1].module
     update = largest_update(recording) or 0.0
-    if severity == "warn" and _was_alive(recording) and update < LARGE_UPDATE:
-        return None  # slow rather than destroyed: nothing in the updates could have done it
+    if _was_alive(recording) and update < LARGE_UPDATE:
+        return None  # slow, or on a plateau, rather than destroyed: nothing in the updates could have done it
     if _was_alive(recording):
         largest = [
             s.clipped_norm for s in recording.steps if s.clipped_norm is not None and math.isfinite(s.clipped_norm)
@@ -149,6 +159,8 @@ def _judge(recording: Recording, state: Progress, end: int) -> Finding | None:
             place, source=recording.source(place), severity=severity, what=what, update=update,
             clip=f"{stats.quantile(largest, 0.5):.2g}", **facts,
         )  # fmt: skip
+    if state.last > GROWN * max(facts["constant"], recording.yardsticks.zero or 0.0) > 0:
+        return None  # without signal a model still comes down to a constant guess: what keeps it up there is something else
     if narrow and depth < WARN_NECK:
         return STARVED.at(
             narrow.before, source=recording.source(narrow.before), severity=severity, after=called(narrow.after),

@@ -3,9 +3,10 @@
 ## What it looks at
 Every weight that the model multiplies with, as it is used: by layers, by functions, or by a layer written by hand. Do all
 units of a hidden layer start alike, and are they still alike after your own steps have moved them? Is a weight
-many times larger or smaller than what keeps the size of the signal, and does the trial learn nothing? Then the trial is run again
-with only these weights scaled, and the finding is raised if that learns. Layers that start at zero by design (residual branches,
-LoRA, heads, gates), and large or small weights that train all the same, are left alone.
+many times larger or smaller than what keeps the size of the signal, or does a bias start far from zero, and does the trial learn
+nothing? Then the trial is run again with only these weights scaled, or these biases at zero, and the finding is raised if that
+learns. Layers that start at zero by design (residual branches,
+LoRA, heads, gates), and large or small weights and biases that train all the same, are left alone.
 
 ## Why it matters
 Equal units get equal gradients: a layer of 128 stays one unit, however long the run. Weights ten times too large or small
@@ -66,8 +67,17 @@ TOO_SMALL = Rule(
     fix="initialise with a standard deviation of about {proposal:.2g} (1/sqrt(inputs); He is 1.4 times that)",
 )
 
+FAR_BIAS = Rule(
+    "SC1004",
+    "oversized-bias",
+    "fail",
+    "the bias of {at} has a size of {size:.4g} at the start{others}, which outweighs what its inputs bring, and nothing is learnt "
+    "in {steps} steps (loss {first:.3g} to {last:.3g}, best constant guess {constant:.3g}); at zero it reaches {better:.3g}",
+    "start this bias at zero (the forget gate of an LSTM at 1, an output at the mean of its targets)",
+)
 
-@experiment(title="Initialization", rules=(EQUAL, TOO_LARGE, TOO_SMALL), needs_trial=True)
+
+@experiment(title="Initialization", rules=(EQUAL, TOO_LARGE, TOO_SMALL, FAR_BIAS), needs_trial=True)
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Look at the weights at the start; train again only where something about them may be wrong."""
     from stabcheck.trial.weights import weights_in_use
@@ -87,7 +97,7 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
             NotChecked("the size of the weights", "it is not known what nothing learnt means for this loss")
         )
     elif not findings and state.stalled:
-        findings = _size(bench, weights)
+        findings = _size(bench, weights) or _biases(bench)
     scales = [(w.name, w.scale) for w in weights]
     reference = state.constant if state.constant is not None else math.nan
     measured: dict[str, Any] = {
@@ -163,6 +173,28 @@ def _size(bench: Bench, weights: list[Weight]) -> tuple[Finding, ...]:
             ),
         )  # fmt: skip
     return ()
+
+
+def _biases(bench: Bench) -> tuple[Finding, ...]:
+    from stabcheck.trial.biases import large_biases, set_to_zero
+    from stabcheck.trial.counterfactual import compare
+
+    assert bench.recording is not None
+    chosen = large_biases(bench.shared().model)
+    if not chosen:
+        return ()
+    found = compare(bench, lambda session: set_to_zero(session.model, chosen))
+    if found is None:
+        return ()
+    worst = max(chosen, key=lambda b: b.size)
+    count = len({(b.module, b.gate) for b in chosen}) - 1
+    return (
+        FAR_BIAS.at(
+            worst.parameter, source=bench.recording.source(worst.module), severity=found.severity,
+            at=f"the {worst.gate} gate of {called(worst.module)}" if worst.gate else called(worst.module), size=worst.size,
+            others=f" (and {count} more)" if count else "", biases=[b.parameter for b in chosen], **found.facts,
+        ),
+    )  # fmt: skip
 
 
 def _others(weights: list[Weight]) -> str:

@@ -20,6 +20,8 @@ from stabcheck.trial.batches import tensors
 from stabcheck.trial.norms import norm
 from stabcheck.userland import passed_on
 
+_ROUNDINGS = 4
+"""Times the rounding of its type by which equal rows differ from their computed mean."""
 _CHANNELS_FIRST = ("Conv", "BatchNorm", "InstanceNorm", "GroupNorm")
 
 
@@ -85,7 +87,9 @@ class SignalProbe:
                 return
             reading = self.readings.get(name)
             if reading is None:
-                reading = self.readings[name] = SignalReading(name, kind, *_forward_statistics(floats[0].detach()))
+                reading = self.readings[name] = SignalReading(
+                    name, kind, *_forward_statistics(floats[0].detach(), _bias(module))
+                )
             for tensor in floats:
                 if tensor.requires_grad:
                     tensor.register_hook(lambda grad: reading.grad_squares.append(norm(grad).square()))
@@ -93,14 +97,30 @@ class SignalProbe:
         return read
 
 
-def _forward_statistics(out: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """RMS, and the share of the mean square that varies over the first axis (None for a single row)."""
+def _bias(module: nn.Module) -> torch.Tensor | None:
+    """What the module adds to its last axis, or to the channels of feature maps, whatever it is given."""
+    bias = getattr(module, "bias", None)
+    return bias.detach() if isinstance(bias, torch.Tensor) and bias.dim() == 1 else None
+
+
+def _forward_statistics(out: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """RMS, and the share of the mean square that varies over the first axis (None for a single row).
+
+    The module's own bias is left out of the share: a head whose bias starts at the mean of its targets is not blind.
+    """
     rows = out.reshape(out.shape[0], -1).float() if out.dim() > 1 else out.reshape(-1, 1).float()
     squares = torch.linalg.vector_norm(rows).square()
     rms = (squares / rows.numel()).sqrt()
     if rows.shape[0] < 2:
         return rms, None
     varying = torch.linalg.vector_norm(rows - rows.mean(0)).square()
+    if bias is not None:
+        axis = -1 if out.shape[-1] == len(bias) else 1
+        if out.shape[axis] == len(bias):
+            made = out.movedim(axis, -1).float() - bias.float()
+            rounding = (_ROUNDINGS * torch.finfo(out.dtype).eps) ** 2 * squares
+            varying = torch.where(varying > rounding, varying, 0.0)
+            squares = torch.minimum(squares, torch.linalg.vector_norm(made).square())
     return rms, varying / squares.clamp_min(torch.finfo(torch.float32).tiny)
 
 

@@ -200,6 +200,76 @@ def test_weights_that_train_or_that_no_other_size_helps_are_left_alone(
     assert CHECK.run(recorded(make_bench, classifier(model, lr=lr))).findings == ()
 
 
+class Gated(nn.Module):
+    """Two layers, the second behind a gate."""
+
+    def __init__(self, bias: float) -> None:
+        super().__init__()
+        self.body, self.gate, self.out = nn.Linear(16, 32), nn.Linear(16, 32), nn.Linear(32, 4, bias=False)
+        nn.init.constant_(self.gate.bias, bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.sigmoid(self.gate(x)) * torch.tanh(self.body(x)))
+
+
+def with_gate_bias(cell: type[nn.RNNBase], gate: int, value: float) -> nn.Module:
+    model = Recurrent(cell)
+    with torch.no_grad():
+        model.cell.bias_ih_l0[16 * gate : 16 * (gate + 1)] = value
+    return model
+
+
+def with_bias(model: nn.Module, value: float) -> nn.Module:
+    nn.init.constant_(model[0].bias, value)
+    return model
+
+
+def shifted(size: float, target: float) -> Callable[[], dict[str, Any]]:
+    """A regression on targets around `target`, whose output begins at `size`."""
+
+    def setup() -> dict[str, Any]:
+        keys = classifier(mlp)()
+        nn.init.constant_(keys["model"][-1].bias, size)
+        return {**keys, "loss_fn": lambda outputs, labels: F.smooth_l1_loss(outputs[:, 0], labels.float() + target)}
+
+    return setup
+
+
+FAR: dict[str, tuple[Any, str, str]] = {
+    "closed gate": (classifier(lambda: Gated(-25.0)), "gate.bias", ""),
+    "GRU that keeps": (classifier(lambda: with_gate_bias(nn.GRU, 1, 25.0)), "cell.bias_ih_l0", "update gate"),
+    "LSTM without input": (classifier(lambda: with_gate_bias(nn.LSTM, 0, -25.0)), "cell.bias_ih_l0", "input gate"),
+    "tanh at its stop": (classifier(lambda: with_bias(mlp(activation=nn.Tanh), 20.0)), "0.bias", "layer 0"),
+    "output far off": (shifted(500.0, 0.0), "4.bias", "layer 4"),
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("case", FAR)
+def test_biases_that_hide_their_inputs_are_found(case: str, seed: int, make_bench: Any) -> None:
+    setup, place, words = FAR[case]
+    (finding,) = CHECK.run(recorded(make_bench, setup, seed=seed)).findings
+
+    assert (finding.code, finding.severity, finding.location) == ("SC1004", "fail", place)
+    assert words in finding.message
+    assert finding.evidence["better"] < finding.evidence["last"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "setup",
+    [
+        classifier(lambda: Gated(-4.0)),
+        classifier(lambda: with_gate_bias(nn.LSTM, 1, 6.0)),
+        classifier(lambda: Gated(-25.0), lr=1e-7),
+        shifted(501.5, 500.0),
+    ],
+    ids=["gate that opens", "forget gate of a long memory", "rate too small", "prior of the targets"],
+)
+def test_biases_that_train_or_that_zero_does_not_mend_are_left_alone(setup: Any, seed: int, make_bench: Any) -> None:
+    assert CHECK.run(recorded(make_bench, setup, seed=seed)).findings == ()
+
+
 def test_size_is_not_judged_without_a_level_of_the_loss(make_bench: Any) -> None:
     def setup() -> dict[str, Any]:
         keys = classifier(lambda: normal(mlp(), 1.0))()

@@ -105,7 +105,15 @@ def faded() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(72, 16), *hidden, nn.Linear(16, 3))
 
 
-@pytest.mark.parametrize("make", [dead, faded])
+def tiny() -> nn.Module:
+    """Without biases the signal keeps its variety while it shrinks below what the last bias lets through."""
+    hidden = [layer for _ in range(12) for layer in (nn.Linear(16, 16, bias=False), nn.ReLU())]
+    for layer in hidden[::2]:
+        nn.init.normal_(layer.weight, std=0.05)
+    return nn.Sequential(nn.Flatten(), nn.Linear(72, 16, bias=False), *hidden, nn.Linear(16, 3))
+
+
+@pytest.mark.parametrize("make", [dead, faded, tiny])
 def test_a_signal_that_dies_in_its_units_is_left_to_other_checks(
     make: Callable[[], nn.Module], make_bench: Make
 ) -> None:

@@ -282,7 +282,7 @@ def undo(bench: Bench, train: Scan, val: Scan, repairs: dict[str, Repair], seed:
                 break
     except (UserCodeError, Skip):
         return None
-    return Undone(on, progress, steps)
+    return Undone(on, progress, steps) if steps else None
 
 
 def _some(given: list[Any]) -> list[Any]:

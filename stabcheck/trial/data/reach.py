@@ -11,8 +11,8 @@ from stabcheck.check import Skip
 from stabcheck.trial import batches
 from stabcheck.trial.calls import watched_call
 from stabcheck.trial.loss_contract.origins import origin
+from stabcheck.trial.modes import undisturbed
 from stabcheck.trial.session import Session
-from stabcheck.trial.yardsticks import undisturbed
 from stabcheck.userland import UserCodeError
 
 BOUNDS = {
