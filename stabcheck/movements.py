@@ -66,13 +66,10 @@ class Movement:
     @property
     def factor(self) -> float | None:
         """New over old; None where that says nothing."""
-        if (
-            self.unit == "share"
-            or not (math.isfinite(self.old) and math.isfinite(self.new))
-            or self.old * self.new <= 0
-        ):
+        if self.unit == "share" or not self.old or not math.isfinite(self.old):
             return None
-        return self.new / self.old
+        factor = self.new / self.old
+        return factor if 0 < factor < math.inf else None
 
 
 def moved(old: Report, new: Report) -> tuple[Movement, ...]:

@@ -147,8 +147,7 @@ def test_another_seed_moves_nothing_and_other_weights_do(tmp_path: Path, monkeyp
         return run(f"setups_to_compare.py:{function}", options)
 
     first = trial("usual", 0)
-    for seed in (0, 1, 2):
-        assert moved(first, trial("usual", seed)) == ()
+    assert moved(first, trial("usual", 1)) == ()
     what = {one.what for one in moved(first, trial("wild", 0))}
     assert {"loss at the start", "gradient norm of the whole model"} <= what
     sys.modules.pop("setups_to_compare", None)
