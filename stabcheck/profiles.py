@@ -16,7 +16,7 @@ from stabcheck.recording import Parameter, Recording
 MOST_POINTS = 200
 """Points of a curve: a picture is not wider than some hundred pixels."""
 MOST_CELLS = 60
-"""Layers, and steps of a table by layer and step, so that a report of a very deep model stays below 100 kB."""
+"""Layers, and steps of a table by layer and step, so that they add no more than 100 kB to the report of a very deep model."""
 
 
 def trial(recording: Recording) -> dict[str, Any]:

@@ -54,9 +54,9 @@ def _one_batch(measured: Mapping[str, Any]) -> Figure | None:
 def _totals(measured: Mapping[str, Any]) -> Figure | None:
     total, clipped = numbers(measured.get("total")), numbers(measured.get("clipped"))
     steps = numbers(measured.get("steps")) or [float(index) for index in range(len(total))]
-    series = [Series("before clipping", steps, total)]
+    series = [Series("norm", steps, total)]
     if any(a != b for a, b in zip(total, clipped, strict=False) if math.isfinite(a) and math.isfinite(b)):
-        series.append(Series("after clipping", steps, clipped))
+        series = [Series("before clipping", steps, total), Series("after clipping", steps, clipped)]
     return curves("Gradient norm of all parameters together", series, y="norm")
 
 
