@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -59,6 +59,16 @@ def size(batch: Any) -> int:
     if isinstance(batch, (list, tuple)) and batch and isinstance(batch[0], (list, tuple)):
         return len(batch[0])
     return 1
+
+
+def holding(given: Iterable[Any], count: int) -> list[Any]:
+    """The first batches of `given` that hold `count` samples together, or all of them."""
+    taken: list[Any] = []
+    for batch in given:
+        taken.append(batch)
+        if sum(map(size, taken)) >= count:
+            break
+    return taken
 
 
 def to_device(batch: Any, device: torch.device | None) -> Any:

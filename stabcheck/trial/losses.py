@@ -9,6 +9,9 @@ import torch
 
 from stabcheck.userland import UserCodeError
 
+IGNORE_INDEX = -100
+"""The target that PyTorch's losses over classes leave out by default."""
+
 
 def split(batch: Any) -> tuple[Any, Any]:
     """A batch of a set-up with a loss_fn as (inputs, targets).

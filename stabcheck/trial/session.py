@@ -288,11 +288,8 @@ class Session:
 
     def learning_rates(self) -> tuple[float, ...]:
         """The present rate of each parameter group that has one; empty without an optimizer."""
-        return (
-            tuple(float(r) for g in self.setup.optimizer.param_groups if (r := g.get("lr")) is not None)
-            if self.setup.optimizer is not None
-            else ()
-        )
+        groups = self.setup.optimizer.param_groups if self.setup.optimizer is not None else ()
+        return tuple(float(r) for g in groups if (r := g.get("lr")) is not None)
 
 
 def _move_state(optimizer: Any, device: torch.device) -> None:

@@ -6,7 +6,6 @@ the data touch it. A function that is not on the list counts as non-linear: then
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,7 +112,7 @@ class Tape(CallWatch):
         """Follow one call."""
         if name in _NO_VALUE:
             return
-        known = [(t, s) for t in _tensors((args, kwargs)) if (s := self._states.get(id(t))) is not None]
+        known = [(t, s) for t in batches.tensors((args, kwargs)) if (s := self._states.get(id(t))) is not None]
         for tensor, _ in known:
             if (read := self._pending.pop(id(tensor), None)) is not None:
                 self.layers[read[0]].consumers.add(None)
@@ -124,7 +123,7 @@ class Tape(CallWatch):
         if not known:
             return
         state = self._through(name, args, kwargs, [s for _, s in known])
-        outputs = list(_tensors(out))
+        outputs = list(batches.tensors(out))
         if state.source is None:
             for _, before in known:
                 if before.source is not None and not self._is_activation(name, before, outputs):
@@ -205,7 +204,7 @@ def operands(name: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
 
 
 def _has_weights(args: Any, kwargs: Any) -> bool:
-    return any(isinstance(t, nn.Parameter) and t.dim() > 1 for t in _tensors((args, kwargs)))
+    return any(isinstance(t, nn.Parameter) and t.dim() > 1 for t in batches.tensors((args, kwargs)))
 
 
 def _sizes(name: str, weight: torch.Tensor, args: Any, kwargs: Any) -> tuple[int, int, bool]:
@@ -219,14 +218,3 @@ def _sizes(name: str, weight: torch.Tensor, args: Any, kwargs: Any) -> tuple[int
     groups = argument(args, kwargs, 6, "groups") or 1
     factored = groups > 1 or len(set(shape[2:])) > 1
     return (shape[0], shape[1] * groups, factored) if transposed else (weight[0].numel(), shape[0], factored)
-
-
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors(item)

@@ -14,6 +14,7 @@ from stabcheck.check import Skip
 from stabcheck.trial import batches
 from stabcheck.trial.data.scan import Scan, class_labels, input_paths, replaced, scalar_targets, target_paths
 from stabcheck.trial.data.unusable_batches import loss_of
+from stabcheck.trial.losses import IGNORE_INDEX
 from stabcheck.trial.session import Session
 from stabcheck.trial.split.fields import leaves
 from stabcheck.userland import UserCodeError
@@ -127,16 +128,12 @@ def targets_alike(session: Session, scan: Scan, seed: int) -> OneTarget | None:
         column = scan.column(path)
         if len(column) != len(scan.batches) or any(c.dtype.kind not in "iu" for c in column):
             continue
-        counted = np.concatenate([c[c != IGNORED].reshape(-1) for c in column])
+        counted = np.concatenate([c[c != IGNORE_INDEX].reshape(-1) for c in column])
         every = sum(c.size for c in column)
         kinds = np.unique(counted)
         if _kept(scan) >= FEWEST and len(kinds) == 1 and _matters(session, scan, path, int(kinds[0]), seed):
             return OneTarget(path, int(kinds[0]), len(counted), 1 - len(counted) / every)
     return None
-
-
-IGNORED = -100
-"""What PyTorch's losses leave out by default."""
 
 
 def _matters(session: Session, scan: Scan, path: str, value: int, seed: int) -> bool:

@@ -32,6 +32,9 @@ ELEMENTS = 1024
 FEWEST = 24
 """Samples of a side below which its units are not known well enough."""
 
+JUDGED = 256
+"""Samples of each side on which losses are compared."""
+
 STEPS, SECONDS = 150, 8.0
 """Training before the validation loss means something."""
 
@@ -259,11 +262,11 @@ def undo(bench: Bench, train: Scan, val: Scan, repairs: dict[str, Repair], seed:
         return None
     limit = min(SECONDS, 0.1 * bench.remaining())
     deadline = time.monotonic() + limit
-    judged = _some(val.batches)
+    judged = batches.holding(val.batches, JUDGED)
     mended = judged
     for path, repair in repairs.items():
         mended = [replaced(batch, path, repair) for batch in mended]
-    own = _some(train.batches)
+    own = batches.holding(train.batches, JUDGED)
     rates = bench.peak_rates() if session.setup.scheduler is not None else ()
     try:
         scale = Scale(session, own, seed)
@@ -283,12 +286,3 @@ def undo(bench: Bench, train: Scan, val: Scan, repairs: dict[str, Repair], seed:
     except (UserCodeError, Skip):
         return None
     return Undone(on, progress, steps) if steps else None
-
-
-def _some(given: list[Any]) -> list[Any]:
-    taken: list[Any] = []
-    for batch in given:
-        taken.append(batch)
-        if sum(map(batches.size, taken)) >= 256:
-            break
-    return taken

@@ -197,7 +197,8 @@ def worth_of_mixing(bench: Bench, scan: Scan, seed: int) -> Worth | None:
     each = min(STEPS, first.steps_per_epoch or STEPS)
     deadline = time.monotonic() + min(SECONDS, 0.1 * bench.remaining())
     try:
-        judged = _some(probes)
+        with kept_rng(0):
+            judged = batches.holding(probes, JUDGED)
         scale = Scale(first, judged, seed)
         if not scale.known:
             return None
@@ -223,13 +224,3 @@ class _Epoch:
 
     def __iter__(self) -> Iterator[Any]:
         return self.session.epoch("train_loader")
-
-
-def _some(mixed: Any) -> list[Any]:
-    taken: list[Any] = []
-    with kept_rng(0):
-        for batch in mixed:
-            taken.append(batch)
-            if sum(map(batches.size, taken)) >= JUDGED:
-                break
-    return taken

@@ -12,6 +12,7 @@ from torch import nn
 from stabcheck.trial.dependence.difference import Outputs, equal, is_changed, scale
 from stabcheck.trial.dependence.effect import disturbed_embeddings
 from stabcheck.trial.dependence.subject import Changed, Subject
+from stabcheck.trial.modes import kept_modes
 from stabcheck.userland import UserCodeError
 
 SHORTEST = 3
@@ -161,8 +162,6 @@ def is_heeded(subject: Subject, padded: Padded) -> bool:
 
 
 def _modes(model: nn.Module, modes: list[bool]) -> Iterator[None]:
-    from stabcheck.trial.modes import kept_modes
-
     with kept_modes(model):
         for mode in modes:
             model.train(mode)

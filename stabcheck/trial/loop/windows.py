@@ -18,6 +18,7 @@ from stabcheck.trial.bench import Bench
 from stabcheck.trial.hooks import attached
 from stabcheck.trial.loop.events import Call, Use
 from stabcheck.trial.loop.trace import LoopTrace
+from stabcheck.trial.losses import IGNORE_INDEX
 from stabcheck.trial.modes import undisturbed
 from stabcheck.trial.rng import kept_rng, seed_all
 from stabcheck.trial.session import Session
@@ -33,7 +34,6 @@ HALVED = 2
 """Micro-batches that are halved to learn whether the loss is a sum."""
 SUM_LIKE = 0.75
 """Loss of half a batch over that of the whole: 1/2 for a sum over samples, 1 for a mean, each with the noise of a half."""
-IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ def _labels_that_count(session: Session, batch: Any) -> int | None:
         labels = batch[1]
     if not isinstance(labels, torch.Tensor) or labels.is_floating_point():
         return None
-    return int((labels != getattr(session.setup.loss_fn, "ignore_index", IGNORED)).sum())
+    return int((labels != getattr(session.setup.loss_fn, "ignore_index", IGNORE_INDEX)).sum())
 
 
 def _mean(parts: list[dict[str, torch.Tensor]], weights: list[float]) -> dict[str, torch.Tensor]:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from stabcheck.trial import batches
 from stabcheck.trial.hooks import attached
-from stabcheck.trial.losses import scalar, split
+from stabcheck.trial.losses import IGNORE_INDEX, scalar, split
 from stabcheck.trial.modes import undisturbed
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
@@ -140,7 +140,7 @@ class Prober:
             if target.shape != left or size[axis] < 2:
                 continue
             inside = (target >= 0) & (target < size[axis])
-            if not bool((inside | (target == -100)).all()) or len(target[inside].unique()) < 2:
+            if not bool((inside | (target == IGNORE_INDEX)).all()) or len(target[inside].unique()) < 2:
                 continue
             hot = F.one_hot(target.clamp(0, size[axis] - 1).long(), size[axis]).movedim(-1, axis).float()
             return (2 * hot - 1) * inside.unsqueeze(axis)

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from stabcheck.check import Source
 from stabcheck.trial.hooks import running
 from stabcheck.trial.loss_contract.origins import origin
+from stabcheck.trial.losses import IGNORE_INDEX
 from stabcheck.trial.validation.forward_watch import uncompiled
 from stabcheck.userland import passed_on, users_line
 
@@ -72,7 +73,7 @@ class LossCall:
     @property
     def ignore_index(self) -> int:
         """The target that a class loss leaves out."""
-        return int(self.options.get("ignore_index", -100))
+        return int(self.options.get("ignore_index", IGNORE_INDEX))
 
     @property
     def class_axis(self) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from stabcheck.trial import batches
 from stabcheck.trial.call_watch import CallWatch, argument
 
 SQUASHING = {"tanh", "sigmoid", "softsign", "hardtanh", "hardsigmoid"}
@@ -116,7 +116,7 @@ class GaugeWatch(CallWatch):
         self._put("attention", *_of_rows(logits))
 
     def _product(self, name: str, args: Any, out: torch.Tensor) -> None:
-        tensors = [t for t in _flat(args) if isinstance(t, torch.Tensor)]
+        tensors = list(batches.tensors(args))
         for place, tensor in enumerate(tensors[:2]):
             found = self._weights.get(id(tensor))
             if found is not None and name != "einsum":
@@ -133,21 +133,11 @@ class GaugeWatch(CallWatch):
         self.wrong.append(WrongAxis(self.module, axis, weights.dim(), float(sums.min()), float(sums.max())))
 
     def _pass_on(self, args: Any, kwargs: Any, out: torch.Tensor) -> None:
-        for tensor in _flat((args, kwargs)):
+        for tensor in batches.tensors((args, kwargs)):
             if id(tensor) in self._scores:
                 self._scores[id(out)] = out
             elif id(tensor) in self._weights and out.shape == tensor.shape:
                 self._weights[id(out)] = (out, self._weights[id(tensor)][1])
-
-
-def _flat(value: Any) -> Iterator[Any]:
-    if isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _flat(item)
-    elif isinstance(value, dict):
-        yield from _flat(tuple(value.values()))
-    else:
-        yield value
 
 
 def _flat_share(kind: str, out: torch.Tensor) -> float:
