@@ -5,7 +5,8 @@ Two questions about one real batch. *Can* the set-up fit it: stabcheck's own Ada
 still. That tests loss, graph, data and capacity. *Does* it: your own training step at the planned peak of your
 learning rate. Judged by how far the loss comes from the best constant prediction towards the loss's own
 floor, which is above zero for label smoothing, contrastive losses and VAEs; never by an absolute loss. If the loss is random
-(dropout, noise), a third fit lets the randomness move, to see whether a signal is left.
+(dropout, noise), a third fit lets the randomness move, to see whether a signal is left. If your step fits something and the
+set-up's loss on the batch does not fall with it, two samples are trained on, apart and together, to see whether it mixes pairs.
 
 ## Why it matters
 A model that cannot memorise sixteen samples will not learn sixteen million. More than half of the silent bugs
@@ -23,11 +24,11 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from stabcheck.check import Finding, NotChecked, Outcome, Rule, Skip, Source, experiment
+from stabcheck.experiments import _own_step
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
     from stabcheck.trial.overfit.attempts import Attempts
-    from stabcheck.trial.overfit.own import OwnStep
 
 FITTED = 0.1
 """Share of the way left between floor and constant prediction: 97 % of 70 healthy set-ups get below it in 160 steps."""
@@ -39,11 +40,6 @@ LENIENT_NOT_FITTED = 0.9
 and for models of which the smaller part is trained, as with adapters, which have not the capacity and need it not."""
 NO_SIGNAL = 0.9
 """Share left when randomness moves, while it fits when randomness stands still."""
-
-TOO_SLOW = 2.0
-"""Times the planned steps that fitting one batch would take at the pace measured: such a run cannot even memorise a single
-batch. 79 healthy set-ups stay below 0.4; a tiny rate meant for fine-tuning does too."""
-DOWNWARDS = (0.1, 0.01, 0.001)
 
 UNUSED_INPUT = Rule(
     "SC0101",
@@ -94,41 +90,6 @@ DROWNED = Rule(
     "learnt in {steps} steps (loss {final:.3g}, best constant guess {constant:.3g})",
     "{remedy}",
 )
-UNREACHED = Rule(
-    "SC0107",
-    "optimizer-misses-model",
-    "fail",
-    "stabcheck's Adam fits one batch, but {steps} of your own steps change no weight of the model: {why}",
-    "build the optimizer from the parameters of this very model, after the last module was added or replaced and after "
-    ".to(device), and call optimizer.step() on it after backward()",
-)
-RATE_TOO_HIGH = Rule(
-    "SC0108",
-    "rate-too-high-for-one-batch",
-    "fail",
-    "your optimizer at learning rate {rate:.3g} does not fit one batch (loss {final:.3g}, best constant guess {constant:.3g}); at "
-    "{better:.3g} it does",
-    "lower the learning rate to about {better:.3g}",
-)
-RATE_TOO_LOW = Rule(
-    "SC0109",
-    "rate-too-low-for-one-batch",
-    "fail",
-    "your optimizer at learning rate {rate:.3g} moves the loss on one batch by only {gain:.2g} of the way in {steps} "
-    "steps; at this pace fitting it takes {needed:.1e} steps, and {planned} are planned. At {better:.3g} it fits in {better_steps}",
-    "raise the learning rate to about {better:.3g}",
-)
-OWN_STEP = Rule(
-    "SC0110",
-    "own-step-does-not-fit",
-    "fail",
-    "stabcheck's Adam fits one batch (loss {still:.3g}), but your own step does not at any rate tried ({rates}): the loss is "
-    "{final:.3g} after {steps} steps (best constant guess {constant:.3g})",
-    "look at the order zero_grad, backward, step in your step, at parameters that the optimizer does not hold{missing}, at weight "
-    "decay and clipping",
-)
-
-
 BAD_LOSS = Rule(
     "SC0111",
     "non-finite-first-loss",
@@ -141,7 +102,7 @@ BAD_LOSS = Rule(
 @experiment(
     title="Overfits one batch",
     rules=(
-        UNUSED_INPUT, CONFLICTING, BLIND_LOSS, CUT, CANNOT, DROWNED, UNREACHED, RATE_TOO_HIGH, RATE_TOO_LOW, OWN_STEP, BAD_LOSS,
+        UNUSED_INPUT, CONFLICTING, BLIND_LOSS, CUT, CANNOT, DROWNED, *_own_step.RULES, BAD_LOSS,
     ),
     cost="dear",
 )  # fmt: skip
@@ -166,7 +127,7 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     if not findings:
         try:
             own = OwnStep(bench, attempts.chosen if attempts else None)
-            findings = _does(own, attempts, not_checked)
+            findings = _own_step.does(own, attempts, _limit(attempts), not_checked)
             curves |= own.curves
         except Skip as skip:
             not_checked.append(NotChecked("one batch with your own optimizer", skip.reason))
@@ -252,49 +213,3 @@ def _drowned(bench: Bench, attempts: Attempts) -> tuple[Finding, ...]:
     }
     source = _loss_source(bench, attempts)
     return (DROWNED.at(place, source=source, remedy=remedy, constant=attempts.moving_constant, **facts),)
-
-
-def _does(own: OwnStep, attempts: Attempts | None, not_checked: list[NotChecked]) -> tuple[Finding, ...]:
-    """Fit with the user's own step at the planned peak rate; if it does not, find out at which rate it would."""
-    limit = _limit(attempts)
-    fit = own.fit(1.0, limit)
-    if fit is None:
-        not_checked.append(NotChecked("one batch with your own optimizer", own.why_not))
-        return ()
-    if fit.fits(limit):
-        return ()
-    still = attempts.still_loss if attempts else math.nan
-    facts: dict[str, Any] = {
-        "rate": fit.rate, "steps": len(fit.losses), "final": fit.final, "constant": fit.constant, "still": still,
-        "gain": max(fit.gain, 0.0), "planned": own.planned,
-    }  # fmt: skip
-    if not fit.moved:
-        return (UNREACHED.at(None, source=own.source, why=own.why_unmoved(), **facts),)
-    is_slow = fit.is_falling and not fit.went_up
-    needed = fit.steps_to(limit)
-    if is_slow and needed <= TOO_SLOW * (own.planned or math.inf):
-        return ()
-    tried = [fit.rate]
-    for factor in _upwards(fit.gain) if is_slow else DOWNWARDS:
-        other = own.fit(factor, limit)
-        if other is None:
-            break
-        tried.append(other.rate)
-        if not other.fits(limit):
-            continue
-        facts["better"] = other.rate
-        if not is_slow:
-            return (RATE_TOO_HIGH.at(None, source=own.source, **facts),)
-        return (RATE_TOO_LOW.at(None, source=own.source, needed=needed, better_steps=len(other.losses), **facts),)
-    if attempts is None:
-        why = "the loss is known only inside train_step, so stabcheck's own optimizer could not try"
-        not_checked.append(NotChecked("whose fault it is that your step does not fit one batch", why))
-        return ()
-    rates = ", ".join(f"{r:.1e}" for r in sorted(tried))
-    return (OWN_STEP.at(None, source=own.source, rates=rates, missing=own.missing_parameters(), **facts),)
-
-
-def _upwards(gain: float) -> tuple[float, ...]:
-    """Factors to try on a rate that is too low, from the one that the pace so far asks for."""
-    first = 10.0 ** max(1, round(math.log10(0.5 / max(gain, 1e-9))))
-    return first, first * 10, first / 10, first * 100

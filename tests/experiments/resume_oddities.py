@@ -786,6 +786,57 @@ def broken_teacher_behind_decorator():
     return loop.kit.setup(train_step=train_step)
 
 
+def _target_network(period, *, saved):
+    """A second network, brought up to date every `period` steps; there is a moving average and a fixed teacher too."""
+    kit = Kit(net(0.0))
+    target, teacher, average = (copy.deepcopy(kit.model).requires_grad_(False).eval() for _ in range(3))
+    step = 0
+
+    def train_step(batch):
+        nonlocal step
+        with torch.no_grad():
+            aim = 0.5 * target(batch[0]) + 0.1 * teacher(batch[0])
+        kit.optimizer.zero_grad()
+        loss = kit.loss(batch) + F.mse_loss(kit.model(batch[0]), aim)
+        loss.backward()
+        kit.optimizer.step()
+        step += 1
+        if period and step % period == 0:
+            target.load_state_dict(kit.model.state_dict())
+        for mean, now in zip(average.parameters(), kit.model.parameters(), strict=True):
+            mean.lerp_(now.detach(), 0.1)
+        return loss.item()
+
+    def save(path):
+        kit.save(path, step=step, average=average.state_dict(), **({"target": target.state_dict()} if saved else {}))
+
+    def load(path):
+        nonlocal step
+        parts = kit.load(path)
+        step = parts["step"]
+        average.load_state_dict(parts["average"])
+        if saved:
+            target.load_state_dict(parts["target"])
+
+    return kit.setup(train_step=train_step, save=save, load=load, max_steps=2000)
+
+
+def sound_target_network():
+    return _target_network(30, saved=True)
+
+
+def sound_network_that_stays_as_it_is():
+    return _target_network(0, saved=False)
+
+
+def broken_target_network():
+    return _target_network(30, saved=False)
+
+
+def broken_target_network_of_long_periods():
+    return _target_network(150, saved=False)
+
+
 def sound_tiny_loader():
     """Two batches an epoch: epochs end between the steps."""
     return _scheduled(

@@ -26,6 +26,8 @@ BROKEN = {
     "broken_shadow_restarted": "SC0406",
     "broken_hooked_average": "SC0406",
     "broken_teacher_behind_decorator": "SC0406",
+    "broken_target_network": "SC0406",
+    "broken_target_network_of_long_periods": "SC0406",
     "broken_critic": "SC0406",
     "broken_critic_optimizer": "SC0403",
     "broken_bound_anew_model_only": "SC0404",

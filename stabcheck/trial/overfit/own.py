@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from stabcheck.check import Source
 from stabcheck.trial import batches
@@ -126,8 +127,7 @@ class OwnStep:
 
     def _attempt(self, rates: Sequence[float], enough: float) -> tuple[Fit, bool]:
         session, chosen = self.session, self.chosen
-        session.restore(self._snapshot)
-        session.model.train()
+        self.restart()
         before = weights(session.model)
         accumulate = session.setup.accumulate_steps
 
@@ -146,6 +146,21 @@ class OwnStep:
             deadline=self.bench.deadline,
         )
         return fit, moved(before, session.model)
+
+    @property
+    def batch(self) -> Any:
+        """The batch that was fitted."""
+        return self._batch
+
+    @property
+    def peaks(self) -> tuple[float, ...]:
+        """The planned peak rate of each parameter group."""
+        return tuple(self._peaks)
+
+    def restart(self) -> None:
+        """Back to the start of each attempt."""
+        self.session.restore(self._snapshot)
+        self.session.model.train()
 
     def why_unmoved(self) -> str:
         """Why no weight changes, as far as the optimizer tells."""

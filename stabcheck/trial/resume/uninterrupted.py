@@ -18,8 +18,9 @@ from stabcheck.check import Skip
 from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.modes import kept_modes
+from stabcheck.trial.resume.compare import is_shaped_like_weights
 from stabcheck.trial.resume.cuts import BOUNDARY, MID_EPOCH, Cut, Moment, Run
-from stabcheck.trial.resume.state import State, generator_states, set_generators
+from stabcheck.trial.resume.state import State, generator_states, sample, set_generators
 from stabcheck.trial.resume.walk import Look, look
 from stabcheck.trial.rng import kept_rng, rng_state
 from stabcheck.trial.session import Session
@@ -33,6 +34,11 @@ _FEWEST = 4
 _PATIENCE = 32
 """Further steps to wait for an update of the weights, so that no checkpoint falls between accumulated gradients, and
 for a first change of the rate."""
+
+_COPY_STEPS, _COPY_SECONDS = 2_000, 2.0
+"""Steps and time to wait for a first change of a second model of the same shape: a target network is brought up to date
+every so many steps, and what has never changed since the start is right without a checkpoint. One that stays as it is (a
+teacher, a reference) costs this time."""
 
 _MOST_HELD = 2**28
 """Bytes of recorded batches from which the run is kept short, and of gradients that are kept: they are held in memory
@@ -62,14 +68,20 @@ def uninterrupted(bench: Bench) -> Run:
     # A rate that load() puts back to its start is seen only once the schedule has changed it.
     waits, rates = session.setup.scheduler is not None and session.interval == "step", session.learning_rates()
     patience = min(most // 2, BEFORE + max(_PATIENCE, session.setup.accumulate_steps))
-    while len(run.moments) < patience:
+    longest = min(most // 2, _COPY_STEPS)
+    copies = idle_copies(found) if run.own_checkpoint else {}
+    while len(run.moments) < (longest if copies else patience):
         _advance(session, found, feed, run)
         now = _weights(session)
         if not torch.equal(now, weights):
             weights = now
             updates.append(len(run.moments))
         is_long = time.monotonic() - started > bench.remaining() / 4 or _held(run) > _MOST_HELD
-        enough = len(run.moments) >= BEFORE and not (waits and session.learning_rates() == rates)
+        if copies:
+            in_time = time.monotonic() - started < min(_COPY_SECONDS, bench.remaining() / 8)
+            copies = {part: copy for part, copy in copies.items() if in_time and _is_idle(copy)}
+            patience = max(patience, len(run.moments) + session.setup.accumulate_steps)
+        enough = len(run.moments) >= BEFORE and not copies and not (waits and session.learning_rates() == rates)
         if updates[-1] == len(run.moments) and (enough or is_long):
             break
     period = updates[-1] - updates[-2] if len(updates) > 1 else 1
@@ -249,6 +261,20 @@ def _require(bench: Bench, session: Session, seconds: float) -> None:
 def _has_own_generator(loader: Any) -> bool:
     sampler = getattr(loader, "sampler", None)
     return isinstance(getattr(loader, "generator", None) or getattr(sampler, "generator", None), torch.Generator)
+
+
+def idle_copies(found: Look) -> dict[str, list[tuple[torch.Tensor, torch.Tensor]]]:
+    """What lies beside the model and has the shapes of its weights, by part: each tensor with its values of now."""
+    parts: dict[str, list[str]] = {}
+    for path, leaf in found.leaves.items():
+        if leaf.kind in {"module", "tensor"} and path in found.slots and leaf.shape is not None:
+            parts.setdefault(leaf.part, []).append(path)
+    alike = {part: paths for part, paths in parts.items() if is_shaped_like_weights(paths, found.leaves)}
+    return {part: [(found.slots[p].get(), found.leaves[p].value) for p in paths] for part, paths in alike.items()}
+
+
+def _is_idle(copy: list[tuple[torch.Tensor, torch.Tensor]]) -> bool:
+    return all(torch.equal(sample(tensor), before) for tensor, before in copy)
 
 
 def files(folder: Path) -> list[Path]:
