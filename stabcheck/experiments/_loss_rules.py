@@ -9,7 +9,7 @@ TWICE = Rule(
     "activated-twice",
     "fail",
     "{loss}() gets the result of a {activation} (shape {shape}) and applies its own: {effect}",
-    "give the loss the raw scores: take the {activation} out of the model, and apply it only where probabilities or rates are wanted",
+    "give the loss the raw scores: take the {activation} out of the model, and apply it where probabilities or rates are wanted",
 )
 UNNORMALISED = Rule(
     "SC1602",
