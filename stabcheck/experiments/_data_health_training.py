@@ -211,5 +211,5 @@ def imbalanced(data: Data) -> Iterator[Finding]:
     data.measurements["classes"] = dict(sorted(found.items(), key=lambda item: -item[1])[:20])
     samples, largest = sum(found.values()), max(found, key=lambda k: found[k])
     share = found[largest] / samples
-    if len(found) > 1 and share >= EXTREME and samples >= 1000 and is_plain(data.session.setup):
+    if len(found) > 1 and share >= EXTREME and samples >= 1000 and is_plain(data.session, data.train, data.bench.seed):
         yield IMBALANCE.at(None, source=data.source("train_loader"), share=share, samples=samples, largest=largest)

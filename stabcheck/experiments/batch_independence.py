@@ -55,6 +55,13 @@ FUTURE = Rule(
     "{position} replaced, predictions up to there change by up to {change:.2g} of their size{cause}",
     fix="{remedy}",
 )
+INSIDE = Rule(
+    "SC1804",
+    "layer-runs-over-samples",
+    "fail",
+    "{kind} brings the samples of a batch together instead of the positions of each, and no output depends on its own sample",
+    "{remedy}",
+)
 NORMS = {
     "batch_norm",
     "group_norm",
@@ -70,7 +77,7 @@ NORMS = {
 """Operations through which a prediction sees of its future no more than an average."""
 
 
-@experiment(title="Samples are independent", rules=(MIXED, STATISTICS, FUTURE))
+@experiment(title="Samples are independent", rules=(MIXED, STATISTICS, FUTURE, INSIDE))
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Exchange a sample, and then the second half of a sequence; nothing else may change."""
     from stabcheck.trial.dependence.causality import next_steps
@@ -88,7 +95,7 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
             findings += [judged] if isinstance(judged, Finding) else []
             not_checked += [judged] if isinstance(judged, NotChecked) else []
         steps = next_steps(found)
-        if batch.why_not and not steps:
+        if batch.why_not and not steps and not findings:
             raise Skip(batch.why_not)
         findings += _of_sequence(bench, found, steps)
         if found.call.calls > 1:
@@ -132,6 +139,9 @@ def _of_batch(bench: Bench, found: Subject, mixing: Mixing) -> Finding | NotChec
         "sample": mixing.sample,
         "others": mixing.others,
     }
+    if not mixing.others:
+        kind = type(mixing.rnn).__name__
+        return INSIDE.at(where, source=mixing.source, kind=kind, remedy=_remedy(mixing))
     if op and op.name == "batch_norm":
         return STATISTICS.at(where, source=mixing.source, where=where or "the model", **facts)
     return MIXED.at(

@@ -521,6 +521,31 @@ def drawn(how: str, **keys: Any) -> Callable[[int], dict[str, Any]]:
     return lambda seed: noisy(seed, how, **keys)
 
 
+def rare_under(loss_fn: Any) -> Callable[[int], dict[str, Any]]:
+    return lambda seed: {**nearly_one_class(seed), "loss_fn": loss_fn}
+
+
+def own_mean(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(outputs, labels, reduction="none").mean()
+
+
+def weighed_by_class(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return (F.cross_entropy(outputs, labels, reduction="none") * torch.where(labels == 1, 100.0, 1.0)).mean()
+
+
+def focal(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    losses = F.cross_entropy(outputs, labels, reduction="none")
+    return ((1 - (-losses).exp()) ** 2 * losses).mean()
+
+
+def hardest(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(outputs, labels, reduction="none").topk(len(labels) // 4).values.mean()
+
+
+def smoothed(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return nn.CrossEntropyLoss(label_smoothing=0.05)(outputs, labels) + 1e-4 * outputs.square().mean()
+
+
 FAULTY: dict[str, tuple[str, str, Callable[[int], dict[str, Any]]]] = {
     function.__name__: (code, severity, function)
     for code, severity, function in (
@@ -539,6 +564,8 @@ FAULTY: dict[str, tuple[str, str, Callable[[int], dict[str, Any]]]] = {
         ("SC1717", "warn", nearly_one_class), ("SC1718", "warn", validation_in_other_units_unlike_any_map),
     )
 }  # fmt: skip
+for plain_loss in (own_mean, smoothed):
+    FAULTY[f"one class under {plain_loss.__name__}"] = ("SC1717", "warn", rare_under(plain_loss))
 FAULTY["reseeded"] = ("SC1714", "fail", drawn("reseeded"))
 FAULTY["cloned"] = ("SC1714", "fail", drawn("own", num_workers=2))
 
@@ -556,4 +583,7 @@ HEALTHY: dict[str, Callable[[int], dict[str, Any]]] = {
 HEALTHY |= {"drawn": drawn("global"), "drawn by index": drawn("by index"), "drawn in one process": drawn("own")}
 for activation in (nn.Tanh(), nn.Sigmoid(), nn.LogSigmoid()):
     HEALTHY[f"targets out of reach of {activation}"] = targets_out_of_reach_of(activation)
+for countering in (weighed_by_class, focal, hardest):
+    HEALTHY[f"one class under {countering.__name__}"] = rare_under(countering)
+HEALTHY["one class under weights"] = rare_under(nn.CrossEntropyLoss(torch.tensor([1.0, 100.0])))
 HEALTHY["drawn in workers"] = drawn("global", num_workers=2)

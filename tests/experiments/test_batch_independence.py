@@ -362,3 +362,30 @@ def test_a_state_that_goes_on_is_not_judged(make_bench: Make) -> None:
 
     with pytest.raises(Skip, match="differ from one call to the next"):
         run(make_bench, setup(Stateful))
+
+
+class ClassToken(nn.Module):
+    """Only the row of a learnt token is read: nothing but attention brings anything of the input there."""
+
+    def __init__(self, batch_first: bool, *, attends: bool = True) -> None:
+        super().__init__()
+        self.embed, self.token = nn.Linear(6, 16), nn.Parameter(torch.randn(1, 1, 16))
+        self.attention, self.head = nn.MultiheadAttention(16, 2, batch_first=batch_first), head()
+        self.attends = attends
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.cat([self.token.expand(len(x), -1, -1), self.embed(x)], 1)
+        return self.head((h + self.attention(h, h, h)[0] if self.attends else h)[:, 0])
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_attention_over_the_batch_beside_a_class_token(seed: int, make_bench: Make) -> None:
+    finding = only(run(make_bench, setup(lambda: ClassToken(False)), seed))
+    assert (finding.code, finding.severity, finding.location) == ("SC1804", "fail", "attention")
+    assert "batch_first=True" in finding.fix
+    assert run(make_bench, setup(lambda: ClassToken(True)), seed).findings == ()
+
+
+def test_a_class_token_that_sees_nothing_is_no_matter_of_the_batch(make_bench: Make) -> None:
+    with pytest.raises(Skip, match="no output reacts"):
+        run(make_bench, setup(lambda: ClassToken(True, attends=False)))

@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
+from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, WeightedRandomSampler
 
-from stabcheck.setup import TrainingSetup
+from stabcheck.trial import batches
+from stabcheck.trial.data.scan import Scan, class_labels
+from stabcheck.trial.loss_contract.observe import one_pass
+from stabcheck.trial.loss_contract.watch import BINARY_LOSSES, CLASS_LOSSES, LossCall
+from stabcheck.trial.rng import kept_rng
+from stabcheck.trial.session import Session
+from stabcheck.trial.yardsticks import undisturbed
+
+LOOKED_AT = 4
+"""Batches with rare classes in which the loss is watched."""
 
 
-def is_plain(setup: TrainingSetup) -> bool:
-    """Whether the loss is a plain one of PyTorch's and samples are drawn as they come: then nothing does."""
-    loader, loss = setup.train_loader, setup.loss_fn
-    drawn = isinstance(loader, DataLoader) and isinstance(loader.sampler, (RandomSampler, SequentialSampler))
-    if not drawn or loss is None:
+def is_plain(session: Session, scan: Scan, seed: int) -> bool:
+    """Whether every sample of a batch with rare classes counts the same in a loss of PyTorch's, and samples are drawn one by
+    one: then nothing does. What weights a sampler has does not matter, for classes are counted as they are drawn."""
+    setup, loader = session.setup, session.setup.train_loader
+    if not isinstance(loader, DataLoader) or loader.batch_size is None:
         return False
-    if isinstance(loss, (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss, nn.BCELoss, nn.NLLLoss)):
-        weights = (getattr(loss, "weight", None), getattr(loss, "pos_weight", None))
-        return not any(isinstance(w, torch.Tensor) for w in weights)
-    return loss in {F.cross_entropy, F.binary_cross_entropy_with_logits, F.binary_cross_entropy, F.nll_loss}
+    if not isinstance(loader.sampler, (RandomSampler, SequentialSampler, WeightedRandomSampler)):
+        return False
+    if setup.loss_fn is None and setup.compute_loss is None:
+        return False
+    labels = ((batch, class_labels(setup, batch)) for batch in scan.batches)
+    mixed = [batch for batch, found in labels if found is not None and len(set(found.tolist())) > 1][:LOOKED_AT]
+    with undisturbed(session.model), kept_rng(seed):
+        seen = [one_pass(session, session.placed(batches.clone(batch))) for batch in mixed]
+    calls = [[(c, same) for c, same in one.supervised if c.name in {*CLASS_LOSSES, *BINARY_LOSSES}] for one in seen]
+    return bool(calls) and all(found and all(_counts_all_alike(c, same) for c, same in found) for found in calls)
+
+
+def _counts_all_alike(call: LossCall, same: float | None) -> bool:
+    weighed = any(isinstance(call.options.get(key), torch.Tensor) for key in ("weight", "pos_weight"))
+    return same is not None and not weighed and not call.skips

@@ -27,7 +27,7 @@ class Mixing:
     sample: int
     """The one that was exchanged."""
     others: int
-    """Samples whose output changed although their input did not."""
+    """Samples whose output changed although their input did not; 0 if samples meet inside and nothing of it gets out."""
     change: float
     """Largest such change, over the root mean square of the output."""
     culprit: Op | None
@@ -93,8 +93,9 @@ def independence(subject: Subject) -> Independence:
                 )
     if not tried:
         return Independence((), None, "the samples are all equal, or one in another's place changes the shapes")
-    why = "" if responded else "no output reacts to its own sample"
-    return Independence(tuple(sorted(responded)), None, why)
+    if responded:
+        return Independence(tuple(sorted(responded)), None)
+    return Independence((), _inside(subject, axes, tried[0][0]), "no output reacts to its own sample")
 
 
 def _outputs_seen(responded: set[str], name: str) -> tuple[str, ...]:
@@ -154,6 +155,16 @@ def _mixing(
     if passed is None:
         passed = culprit is None or culprit.differentiable
     return Mixing(name, subject.samples, sample, others, change, culprit, reshaped, sequential, not passed)
+
+
+def _inside(subject: Subject, axes: dict[str, int], sample: int) -> Mixing | None:
+    """A recurrent or attention module that brings samples together on a way that ends before the outputs, as where only the
+    row of a class token is read and attention runs over the batch."""
+    culprit, reshaped = _culprit(subject, axes, sample)
+    module = subject.session.model.get_submodule(culprit.module) if culprit else None
+    if culprit is None or not isinstance(module, (nn.RNNBase, nn.MultiheadAttention)):
+        return None
+    return Mixing("", subject.samples, sample, 0, 0.0, culprit, reshaped, module, not culprit.differentiable)
 
 
 def _passes_gradient(subject: Subject, name: str, sample: int, strange: torch.Tensor) -> bool | None:

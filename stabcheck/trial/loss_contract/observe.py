@@ -174,6 +174,7 @@ def _pull(root: torch.Tensor, calls: list[LossCall]) -> None:
         return
     for call, gradient in zip(calls, gradients, strict=True):
         call.pull = gradient.detach() if gradient is not None else None
+        call.skips = gradient is None or not bool(gradient.all())
     for call in calls:
         if call.name in {"nll_loss", "kl_div"} and call.input.requires_grad:
             _note_shift(root, call)

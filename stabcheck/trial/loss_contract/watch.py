@@ -36,6 +36,8 @@ ARITHMETIC = ("sub", "__sub__", "rsub", "__rsub__")
 _POSITIONS = {
     "cross_entropy": ("weight", "", "ignore_index", "", "reduction"),
     "nll_loss": ("weight", "", "ignore_index", "", "reduction"),
+    "binary_cross_entropy": ("weight", "", "", "reduction"),
+    "binary_cross_entropy_with_logits": ("weight", "", "", "reduction", "pos_weight"),
     "kl_div": ("", "", "reduction", "log_target"),
     "poisson_nll_loss": ("log_input",),
     "ctc_loss": ("input_lengths", "target_lengths", "blank", "reduction", "zero_infinity"),
@@ -58,6 +60,8 @@ class LossCall:
     """What it raised: "" if nothing."""
     pull: torch.Tensor | None = None
     """d root / d result."""
+    skips: bool = False
+    """Some elements of the result do not count, as where only the hardest are taken."""
     shiftless: bool = False
     """The root stays the same when all classes of a row are raised alike, as where a logsumexp is subtracted elsewhere."""
     made_by: str | None = None
