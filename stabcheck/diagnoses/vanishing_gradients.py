@@ -31,6 +31,7 @@ from stabcheck.check import Finding, Outcome, Rule, Severity, Skip, diagnosis
 from stabcheck.reading import (
     GROWN,
     LARGE_UPDATE,
+    TAIL,
     WARN_NECK,
     Progress,
     called,
@@ -159,8 +160,8 @@ def _judge(recording: Recording, state: Progress, end: int) -> Finding | None:
             place, source=recording.source(place), severity=severity, what=what, update=update,
             clip=f"{stats.quantile(largest, 0.5):.2g}", **facts,
         )  # fmt: skip
-    if state.last > GROWN * max(facts["constant"], recording.yardsticks.zero or 0.0) > 0:
-        return None  # without signal a model still comes down to a constant guess: what keeps it up there is something else
+    if _is_wild(recording, facts["constant"]):
+        return None
     if narrow and depth < WARN_NECK:
         return STARVED.at(
             narrow.before, source=recording.source(narrow.before), severity=severity, after=called(narrow.after),
@@ -187,6 +188,16 @@ def _lost_at_once(recording: Recording) -> tuple[str, str] | None:
     whole = sum(max(drop, 0.0) for drop, _, _ in drops)
     largest = max(drops, default=(0.0, "", ""))
     return largest[1:] if whole > 0 and largest[0] > AT_ONCE * whole else None
+
+
+def _is_wild(recording: Recording, constant: float) -> bool:
+    """Whether the last losses lie above what a model without signal comes down to, or scatter by more than that: something
+    else keeps them there."""
+    last = recording.losses[-TAIL:]
+    mean = stats.mean(last)
+    scatter = math.sqrt(stats.mean([(loss - mean) ** 2 for loss in last]))
+    zero = recording.yardsticks.zero or 0.0
+    return mean > GROWN * constant > 0 and (mean > GROWN * zero or scatter > GROWN * constant)
 
 
 def _was_alive(recording: Recording) -> bool:

@@ -11,7 +11,7 @@ from torch import nn
 from stabcheck.check import Skip
 from stabcheck.diagnoses.vanishing_gradients import CHECK
 from stabcheck.reading import neck
-from stabcheck.recording import Recurrence
+from stabcheck.recording import Recurrence, Yardsticks
 from stabcheck.trial.recorder import record_trial
 from tests.diagnoses.recordings import falling, flat, parameter, recording, signal, steps
 from tests.setups import classifier, mlp
@@ -164,3 +164,13 @@ def test_zero_initialised_head_and_lora_are_healthy(make_bench: Any, seed: int) 
     outcome = CHECK.run(record_trial(make_bench(classifier(Lora), seed=seed), steps=40))
 
     assert outcome.findings == ()
+
+
+def test_losses_far_above_a_constant_guess_have_another_cause_than_starved_layers() -> None:
+    """Saturated by a few samples far off, whose losses come and go."""
+    spiky = steps([9.0, 2000.0] * 20)
+    high = steps([50.0 * loss for loss in flat()])
+
+    assert codes(recording(signals=STARVED, steps=STALLED)) == [("SC0701", "fail")]
+    assert codes(recording(signals=STARVED, steps=high)) == []
+    assert codes(recording(signals=STARVED, steps=spiky, yardsticks=Yardsticks(9.0, 3000.0, 0.0))) == []

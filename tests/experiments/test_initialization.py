@@ -128,6 +128,44 @@ def test_units_that_stay_equal_are_found(case: str, make_bench: Any) -> None:
     assert [(f.code, f.severity, f.location) for f in outcome.findings] == [("SC1001", "fail", place)]
 
 
+class Mixture(nn.Module):
+    """Five components, whose weights, means and widths have a head each."""
+
+    def __init__(self, *zero: str) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(16, 32), nn.Tanh())
+        self.logits, self.means, self.widths = nn.Linear(32, 5), nn.Linear(32, 5), nn.Linear(32, 5)
+        for name in zero:
+            for parameter in getattr(self, name).parameters():
+                nn.init.zeros_(parameter)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.body(x)
+        return torch.stack([self.logits(h).log_softmax(1), self.means(h), self.widths(h)])
+
+
+def mixture(*zero: str) -> Callable[[], dict[str, Any]]:
+    def likelihood(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        weights, means, widths = outputs
+        away = (labels[:, None] - 1.5 - means) / widths.exp()
+        return -torch.logsumexp(weights - 0.5 * away.square() - widths, 1).mean()
+
+    return lambda: {**classifier(lambda: Mixture(*zero), lr=5e-3)(), "loss_fn": likelihood}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_units_that_only_rounding_tells_apart_are_found(seed: int, make_bench: Any) -> None:
+    """Adam blows the rounding of gradients that are zero up to steps of full size."""
+    (finding,) = CHECK.run(recorded(make_bench, mixture("logits", "means", "widths"), seed=seed)).findings
+
+    assert (finding.code, finding.location) == ("SC1001", "means")
+
+
+@pytest.mark.parametrize("zero", [("means", "widths"), ("logits", "widths"), ("logits",)])
+def test_heads_that_others_tell_apart_are_left_alone(zero: tuple[str, ...], make_bench: Any) -> None:
+    assert CHECK.run(recorded(make_bench, mixture(*zero))).findings == ()
+
+
 @pytest.mark.parametrize("case", DISTINCT)
 def test_units_that_training_tells_apart_are_left_alone(case: str, make_bench: Any) -> None:
     outcome = CHECK.run(recorded(make_bench, classifier(DISTINCT[case])))
