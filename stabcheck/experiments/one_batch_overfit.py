@@ -24,7 +24,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from stabcheck.check import Finding, NotChecked, Outcome, Rule, Skip, Source, experiment
-from stabcheck.experiments import _own_step
+from stabcheck.experiments import _one_batch_overfit_own_step as _own_step
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench

@@ -9,9 +9,9 @@ from stabcheck.trial import batches
 from stabcheck.trial.data.scan import Scan, class_labels
 from stabcheck.trial.loss_contract.observe import one_pass
 from stabcheck.trial.loss_contract.watch import BINARY_LOSSES, CLASS_LOSSES, LossCall
+from stabcheck.trial.modes import undisturbed
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
-from stabcheck.trial.yardsticks import undisturbed
 
 LOOKED_AT = 4
 """Batches with rare classes in which the loss is watched."""
