@@ -4,7 +4,8 @@
 The set-up is built twice, with Python's, NumPy's and torch's generators seeded alike just before, and takes the same few
 steps. Compared to the last bit are the initial weights and buffers, the batches, the losses and the weights afterwards; what
 differs first is named. The loss of the first batch is computed twice in eval mode. How far apart the two runs end is the
-noise floor of this machine: it is measured, and no fault, because kernels may add in any order.
+noise floor of this machine: it is measured, and only a difference far above rounding is a fault, because kernels
+may add in any order.
 
 ## Why it matters
 What differs between two runs that should be one cannot be told from what a change of the code did: neither a crash at
@@ -54,9 +55,23 @@ CLAIMED = Rule(
     fix="look for random numbers from a generator that is not seeded, for state kept at module level, and for "
     "extensions of your own",
 )
+STEP = Rule(
+    "SC2004",
+    "step-beyond-seed",
+    "warn",
+    "built twice from the same seed, with the same weights and batches, the set-up computes other losses: step {step} gives "
+    "{one:.6g} and {two:.6g}, {times:.0e} times as far apart as one rounding",
+    "look in the step, the model and the loss for random numbers that no seed reaches: np.random.default_rng() without a "
+    "number, torch.Generator().seed(), os.urandom, the clock; and for state kept at module level",
+)
+NOTHING = 1e-5
+"""Differences below this are none: a loss may be a sum of large parts that cancel, as of normalised advantages."""
+ROUNDING, BEYOND = 2.0**-23, 1e-3
+"""Relative error of a float32, and the difference of two losses within a few steps from which it cannot have come from the
+order of additions: 8,000 times as much."""
 
 
-@experiment(title="Same seed, same run", rules=(WEIGHTS, DATA, CLAIMED), cost="dear")
+@experiment(title="Same seed, same run", rules=(WEIGHTS, DATA, CLAIMED, STEP), cost="dear")
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Build and train twice, compare."""
     from stabcheck.trial.seeded_run import apart, run_from_seed
@@ -106,7 +121,18 @@ def _first_difference(
         where = "update"
     else:
         return None, None
-    return where, _claimed(source, where, len(one.batches), loss, weights)
+    return where, _claimed(source, where, len(one.batches), loss, weights) or _beyond(bench, one, two)
+
+
+def _beyond(bench: Bench, one: Life, two: Life) -> Finding | None:
+    """The first step whose losses differ by more than rounding can explain."""
+    setup = bench.shared().setup
+    source = bench.source(setup.train_step or setup.compute_loss or setup.loss_fn) or bench.source(setup.model)
+    for step, (a, b) in enumerate(zip(one.losses, two.losses, strict=False), 1):
+        share = abs(a - b) / max(abs(a), abs(b), 1e-12)
+        if share > BEYOND and abs(a - b) > NOTHING:  # a NaN is no difference
+            return STEP.at(None, source=source, step=step, one=a, two=b, times=share / ROUNDING)
+    return None
 
 
 def _claimed(source: tuple[str, int] | None, where: str, steps: int, loss: float, weights: float) -> Finding | None:

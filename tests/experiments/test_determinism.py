@@ -75,27 +75,69 @@ def test_data_beyond_the_seed_is_a_warning(make_bench: Make) -> None:
     assert (finding.code, finding.severity, finding.evidence["index"]) == ("SC2002", "warn", 1)
 
 
-def loss_beyond_the_seed() -> Any:
+def loss_beyond_the_seed(noise: float) -> Any:
     generator = np.random.default_rng()
 
     def compute_loss(model: nn.Module, batch: Any) -> torch.Tensor:
-        return F.cross_entropy(model(batch[0]), batch[1]) * (1 + 0.01 * generator.random())
+        return F.cross_entropy(model(batch[0]), batch[1]) * (1 + noise * generator.random())
 
     return classifier(loss_fn=None, compute_loss=compute_loss)
 
 
-def test_a_loss_that_differs_is_measured(make_bench: Make) -> None:
-    outcome = CHECK.run(make_bench(loss_beyond_the_seed()))
+def test_a_loss_that_differs_by_a_little_is_measured(make_bench: Make) -> None:
+    outcome = CHECK.run(make_bench(loss_beyond_the_seed(1e-5)))
     assert outcome.findings == ()
     assert outcome.measurements["first_difference"] == "first loss"
     assert outcome.measurements["forward_repeats"] is False
-    assert 0.0 < outcome.measurements["loss_apart"] < 0.02
+    assert 0.0 < outcome.measurements["loss_apart"] < 1e-4
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_loss_that_differs_by_more_than_rounding_is_a_warning(seed: int, make_bench: Make) -> None:
+    (finding,) = CHECK.run(make_bench(loss_beyond_the_seed(0.1), seed=seed)).findings
+
+    assert (finding.code, finding.severity) == ("SC2004", "warn")
+    one, two = finding.evidence["one"], finding.evidence["two"]
+    assert finding.evidence["times"] == pytest.approx(abs(one - two) / max(one, two) * 2**23)
+
+
+def test_noise_in_the_gradient_shows_a_step_later(make_bench: Make) -> None:
+    generator = np.random.default_rng()
+
+    def entry() -> dict[str, Any]:
+        parts = classifier()()
+        model, optimizer = parts["model"], parts["optimizer"]
+
+        def step(batch: Any) -> float:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(batch[0]), batch[1])
+            loss.backward()
+            for parameter in model.parameters():
+                parameter.grad += torch.from_numpy(generator.standard_normal(parameter.shape)).float()
+            optimizer.step()
+            return loss.item()
+
+        return {**parts, "train_step": step}
+
+    (finding,) = CHECK.run(make_bench(entry)).findings
+
+    assert (finding.code, finding.evidence["step"]) == ("SC2004", 2)
+
+
+def test_losses_that_cancel_to_rounding_are_left_alone(make_bench: Make) -> None:
+    generator = np.random.default_rng()
+
+    def compute_loss(model: nn.Module, batch: Any) -> torch.Tensor:
+        outputs = model(batch[0])
+        return (outputs - outputs.mean()).mean() + 1e-7 * generator.random()
+
+    assert CHECK.run(make_bench(classifier(loss_fn=None, compute_loss=compute_loss))).findings == ()
 
 
 def test_a_loss_that_differs_is_a_warning_where_determinism_is_asked_for(make_bench: Make) -> None:
     torch.use_deterministic_algorithms(True)
     try:
-        (finding,) = CHECK.run(make_bench(loss_beyond_the_seed())).findings
+        (finding,) = CHECK.run(make_bench(loss_beyond_the_seed(0.01))).findings
     finally:
         torch.use_deterministic_algorithms(False)
     assert (finding.code, finding.severity) == ("SC2003", "warn")
