@@ -125,7 +125,7 @@ class Neck:
 
 
 def neck(recording: Recording, sample: int) -> Neck | None:
-    """The neck at the given sample; None with fewer than two layers that have a gradient."""
+    """The neck at the given sample; None with fewer than two layers that have a gradient. Infinite ones are left out."""
     rows = [
         (signal.module, stats.log(value))
         for signal in recording.signals
@@ -133,7 +133,7 @@ def neck(recording: Recording, sample: int) -> Neck | None:
     ]
     if len(rows) < 2 or all(value == -math.inf for _, value in rows):
         return None
-    logs = [min(max(value, _FLOOR), -_FLOOR) for _, value in rows]
+    logs = [max(value, _FLOOR) for _, value in rows]
     depths = [max(logs[: i + 1]) - max(logs[i:]) for i in range(len(logs))]
     # Seen from the loss: the first layer that gets too little, however much less the ones before it get.
     place = max(i for i, depth in enumerate(depths) if depth <= max(min(depths), WARN_NECK))
@@ -143,7 +143,7 @@ def neck(recording: Recording, sample: int) -> Neck | None:
 WARN_NECK = -5.0
 """ln of the ratio across the neck from which a layer counts as starved."""
 _FLOOR = -100.0
-"""ln of the smallest float32 is -103; an exact zero is put there, and an infinity as far above 0."""
+"""ln of the smallest float32 is -103; an exact zero is put there."""
 
 
 def variance_share(recording: Recording, sample: int) -> float | None:
