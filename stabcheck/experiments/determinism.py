@@ -124,7 +124,7 @@ def _first_difference(
     return where, _claimed(source, where, len(one.batches), loss, weights) or _beyond(bench, one, two)
 
 
-def _beyond(bench: Bench, one: Life, two: Life) -> Finding | None:
+def _beyond(bench: Bench, one: SeededRun, two: SeededRun) -> Finding | None:
     """The first step whose losses differ by more than rounding can explain."""
     setup = bench.shared().setup
     source = bench.source(setup.train_step or setup.compute_loss or setup.loss_fn) or bench.source(setup.model)
