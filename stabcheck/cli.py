@@ -88,7 +88,7 @@ def run(
 
     TARGET names a function that builds everything and returns it as a dict.
     The dict has at least 'model' and 'train_loader'; more keys, more checks.
-    What is not given here is taken from [tool.stabcheck] in pyproject.toml.
+    What is not given here is taken from the configuration file.
     """
     from stabcheck.planning import Given, plans
 
@@ -108,7 +108,7 @@ def run(
     require(*(plan.formats for plan in todo))
     codes = []
     for plan in todo:
-        shown = Shown(plan.formats, quiet, verbose, plan.strict, color)
+        shown = Shown(plan.formats, quiet, verbose, plan.strict, color, plan.name)
         with outputs(plan.formats, log_gradients, save_recording) as files:
             report, loaded = listen(plan.target, plan.options, shown, files)
             is_broken = not loaded and all(check.error is not None for check in report.checks)

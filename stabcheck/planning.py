@@ -66,7 +66,12 @@ def plans(target: str | None, given: Given, file: Path | None = None, *, every: 
     if every and target is not None:
         raise UsageError("--all runs every target of the configuration file: leave TARGET out")
     if every and not config.targets():
-        raise UsageError(f"--all: {config.file or 'no configuration file'} has no table 'targets'")
+        said = (
+            f"{config.file} has no table 'targets'"
+            if config.file
+            else "there is no configuration file with a table 'targets'"
+        )
+        raise UsageError(f"--all: {said}")
     found = [_plan(name, config, given) for name in (config.targets() if every else [target])]
     taken: dict[Path, str] = {}
     for plan in found:

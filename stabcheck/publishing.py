@@ -98,11 +98,13 @@ class Shown:
     """What of the report is shown, where and how."""
 
     def __init__(
-        self, wanted: Mapping[str, Path | None], quiet: bool, verbose: bool, strict: bool, color: Color
+        self, wanted: Mapping[str, Path | None], quiet: bool, verbose: bool, strict: bool, color: Color, name: str = ""
     ) -> None:
         self.on_stdout = next((name for name, path in wanted.items() if path is None), None)
         """The format that has standard output to itself."""
         self.quiet, self.verbose, self.strict = quiet, verbose, strict
+        self.name = name
+        """Of the target in the configuration file, to tell several apart."""
         self.stream = sys.stderr if self.on_stdout else sys.stdout
         self.look = Look.of(self.stream, color)
         self.live = Look.of(sys.stderr, color)
@@ -192,7 +194,8 @@ def publish(report: Report, files: dict[str, OutputFile], shown: Shown) -> int:
         text = render(report, **look, catalog=everything(), base=os.getcwd(), verbose=shown.verbose)
         write(shown.stream, text)
     elif not shown.on_stdout:
-        write(sys.stdout, verdict_line(report, ascii=shown.look.ascii) + "\n")
+        whose = f"{shown.name}: " if shown.name else ""
+        write(sys.stdout, f"{whose}{verdict_line(report, ascii=shown.look.ascii)}\n")
     return exit_code(report, strict=shown.strict)
 
 

@@ -122,7 +122,10 @@ def _with(result: CheckResult, findings: Sequence[FindingResult]) -> CheckResult
     if tuple(findings) == result.findings:
         return result
     status = status_of(findings, error=result.error, skip_reason=result.skip_reason)
-    return result.model_copy(update={"findings": tuple(findings), "status": status})
+    known = sum(finding.suppressed is not None for finding in findings)
+    # The summary of a failure would stand beside a pass.
+    summary = f"{known} known finding{'s' * (known > 1)}, suppressed" if status == "pass" else result.summary
+    return result.model_copy(update={"findings": tuple(findings), "status": status, "summary": summary})
 
 
 def is_rule_or_check(code: str) -> bool:

@@ -179,7 +179,7 @@ def test_what_is_wrong_in_the_file_is_one_line(text: str, message: str, runs: Ru
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("run --all", "has no table 'targets'"),
+        ("run --all", "there is no configuration file with a table 'targets'"),
         ("run t.py:f --all", "leave TARGET out"),
         ("run --config no.toml", "no.toml: No such file or directory"),
         ("run --config pyproject.toml", "it has no table [tool.stabcheck]"),

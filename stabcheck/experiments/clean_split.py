@@ -36,6 +36,7 @@ from stabcheck.experiments._clean_split_content import (
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
+    from stabcheck.trial.split.one_graph import Chosen
 
 READING_SECONDS = 20.0
 READING_SHARE = 0.3
@@ -121,12 +122,15 @@ def shared_groups(case: Case) -> None:
 )
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802 - it becomes the Check
     """Read both sides and compare them."""
+    from stabcheck.trial.split.one_graph import chosen
     from stabcheck.trial.split.sides import open_split
 
     setup = bench.shared().setup
     if setup.val_loader is None:
         raise Skip("no val_loader given: add 'val_loader' to the set-up")
     bench.tell(0.0, "reading samples")
+    if (one_graph := chosen(bench.shared())) is not None:
+        return _of_one_graph(bench, one_graph)
     split = open_split(setup, max(1.0, min(READING_SECONDS, READING_SHARE * bench.remaining())), bench.seed)
     case = Case(split, bench.source((split.val.source.given or split.val.source).dataset))
     shared_rows(case)
@@ -140,6 +144,25 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802 - it becomes the Check
     if not empty:
         _compare(bench, case)
     return _outcome(case)
+
+
+def _of_one_graph(bench: Bench, chosen: Chosen) -> Outcome:
+    """Both loaders give the same data by design: what counts is which rows each side is judged on."""
+    train, val, shared = len(chosen.train), len(chosen.val), chosen.shared
+    said = f"one set of data for both sides; {chosen.name!r} chooses {train:,} rows for training and {val:,} for validation"
+    measured = {"train": train, "val": val, "shared": shared}
+    if not shared:
+        return Outcome(f"{said}, none of them the same", measurements=measured)
+    finding = SHARED_ROWS.at(
+        None,
+        source=bench.source(bench.entry.function),
+        severity="fail" if shared >= MATERIAL * val else "warn",
+        dataset="set of data",
+        count=shared,
+        of=val,
+        share=shared / val,
+    )
+    return Outcome(f"{said}, {shared:,} of them the same", (finding,), measured)
 
 
 def _compare(bench: Bench, case: Case) -> None:

@@ -89,7 +89,9 @@ def verdict_of(report: Report, found: Sequence[Cause]) -> str:
         return f"No verdict: {_count(len(broken), 'check')} could not run{also} — {broken[0].id}: {clip(said)}"
     if not ran:
         return "No verdict: nothing was checked."
-    skipped = f" ({counts['skip']} skipped)" if counts["skip"] else ""
+    late = sum("budget" in (check.skip_reason or "") for check in report.checks)
+    in_time = f", {late} of them for lack of time" if late else ""
+    skipped = f" ({counts['skip']} skipped{in_time})" if counts["skip"] else ""
     if report.status == "pass":
         return f"No fault found: {_count(counts['pass'], 'check')} passed{skipped}."
     bad = [check for check in report.checks if check.status == report.status]

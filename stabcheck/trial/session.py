@@ -170,7 +170,9 @@ class Session:
             return self.model(inputs)
 
     def _call(self, batch: Any) -> Any:
-        with userland("model"):
+        given = "**batch" if isinstance(batch, Mapping) else "*batch" if isinstance(batch, (list, tuple)) else "batch"
+        # What a first-time user meets who gives a model and a loader of (inputs, targets) only.
+        with userland(f"model({given}), as neither 'loss_fn' nor 'compute_loss' is given"):
             if isinstance(batch, Mapping):
                 return self.model(**batch)
             return self.model(*batch) if isinstance(batch, (list, tuple)) else self.model(batch)

@@ -475,3 +475,25 @@ def test_the_generators_are_left_as_they_were(make_bench: MakeBench) -> None:
 def test_every_sentence_is_its_own() -> None:
     """The texts above must not be near-copies of each other for the tests to mean anything."""
     assert len({text.casefold() for text in SENTENCES}) == len(SENTENCES)
+
+
+def graph(train: torch.Tensor, val: torch.Tensor) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(0)
+    data = {"x": torch.randn(200, 5, generator=generator), "y": torch.randint(0, 3, (200,), generator=generator)}
+    return loaders([{**data, "mask": train}], [{**data, "mask": val}], loss_fn=None)
+
+
+@pytest.mark.parametrize("as_mask", [False, True])
+@pytest.mark.parametrize("shared", [0, 30])
+def test_one_graph_for_both_sides_is_judged_by_its_masks(make_bench: MakeBench, as_mask: bool, shared: int) -> None:
+    order = torch.randperm(200, generator=torch.Generator().manual_seed(1))
+    train, val = order[:120], order[120 - shared : 180]
+    if as_mask:
+        train, val = (torch.zeros(200, dtype=torch.bool).index_fill(0, rows, True) for rows in (train, val))
+    outcome = check(make_bench, graph(train, val))
+    assert found(outcome) == ({"SC0301": "fail"} if shared else {})
+    assert (
+        outcome.measurements["shared"]
+        == shared
+        == len(set(order[:120].tolist()) & set(order[120 - shared : 180].tolist()))
+    )
