@@ -78,6 +78,11 @@ def does(own: OwnStep, attempts: Attempts | None, limit: float, not_checked: lis
     }  # fmt: skip
     if not fit.moved:
         return (UNREACHED.at(None, source=own.source, why=own.why_unmoved(), **facts),)
+    if own.optimizers > 1:
+        # Those of a GAN work against each other.
+        why = f"it steps {own.optimizers} optimizers, so the loss that it returns need not fall"
+        not_checked.append(NotChecked("whether your own step fits one batch", why))
+        return ()
     is_slow = fit.is_falling and not fit.went_up
     needed = fit.steps_to(limit)
     if is_slow and needed <= TOO_SLOW * (own.planned or math.inf):

@@ -260,3 +260,50 @@ def test_levels_are_those_of_the_very_batch(make_bench: Any) -> None:
 
     assert measured["samples"] == 16
     assert measured["constant"] == pytest.approx(entropy, abs=1e-3)
+
+
+class Adversaries(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maker = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2))
+        self.judge = nn.Sequential(nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, 1))
+
+    def forward(self, count: int) -> torch.Tensor:
+        made: torch.Tensor = self.maker(torch.randn(count, 4))
+        return made
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_optimizers_that_work_against_each_other_are_not_judged(make_bench: Any, seed: int) -> None:
+    def setup() -> dict[str, Any]:
+        real = torch.randn(256, 2, generator=torch.Generator().manual_seed(1)) + 3
+        model = Adversaries()
+        makes, judges = (torch.optim.Adam(part.parameters(), lr=1e-3) for part in (model.maker, model.judge))
+
+        def deceives(model: Adversaries, batch: tuple[torch.Tensor]) -> torch.Tensor:
+            return F.softplus(-model.judge(model(len(batch[0])))).mean()
+
+        def train_step(batch: tuple[torch.Tensor]) -> float:
+            judges.zero_grad()
+            fake = model(len(batch[0])).detach()
+            (F.softplus(-model.judge(batch[0])).mean() + F.softplus(model.judge(fake)).mean()).backward()
+            judges.step()
+            makes.zero_grad()
+            loss = deceives(model, batch)
+            loss.backward()
+            makes.step()
+            return loss.item()
+
+        return {
+            "model": model,
+            "train_loader": DataLoader(TensorDataset(real), batch_size=32, shuffle=True),
+            "compute_loss": deceives,
+            "optimizer": makes,
+            "train_step": train_step,
+            "max_steps": 1500,
+        }
+
+    outcome = CHECK.run(make_bench(setup, seed=seed))
+
+    assert not outcome.findings
+    assert any("2 optimizers" in item.why for item in outcome.not_checked)

@@ -115,7 +115,8 @@ class Attempts:
         self.bench.tell(0.4, "fitting one batch with randomness moving")
         self.session.restore(self._snapshot)
         draws = measure(self.session, [self.chosen.batch] * NOISE_DRAWS, self.seed)
-        constant = draws.constant if draws.constant is not None else self.chosen.height
+        # Where a constant is as good as it gets, as for one side of a GAN, it tells nothing on any draw.
+        constant = self.chosen.height if draws.constant is None or self.chosen.is_flat else draws.constant
         floor = self.chosen.floor
         gap = max(constant - floor, 1e-12)
         fit = self._attempt(self._rate, MOVING_STEPS, floor + (enough - 0.1) * gap, moving=True)

@@ -10,6 +10,7 @@ from typing import Any
 from stabcheck.check import Source
 from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
+from stabcheck.trial.hooks import before_steps
 from stabcheck.trial.modes import held_by
 from stabcheck.trial.overfit.fits import Fit, fit_with_own_step, moved, settled, weights
 from stabcheck.trial.overfit.levels import SAMPLES, OneBatch
@@ -89,6 +90,7 @@ class OwnStep:
         self.planned = self.session.planned_steps
         self.source: Source | None = bench.source(self.session.setup.train_step)
         self.curves: dict[str, list[float]] = {}
+        self._stepped: set[int] = set()
         self.why_not = ""
         if not self.session.can_step:
             self.why_not = "no optimizer given: add 'optimizer' or 'train_step' to the set-up"
@@ -136,16 +138,22 @@ class OwnStep:
             return len(losses) >= FEWEST_STEPS * accumulate and settled(losses) <= target
 
         steps = min(STEPS * accumulate, 4 * STEPS)
-        fit = fit_with_own_step(
-            session,
-            self._batch,
-            rates=rates,
-            steps=steps,
-            seed=self.bench.seed,
-            stop=stop,
-            deadline=self.bench.deadline,
-        )
+        with before_steps(session.model.parameters(), lambda optimizer: self._stepped.add(id(optimizer))):
+            fit = fit_with_own_step(
+                session,
+                self._batch,
+                rates=rates,
+                steps=steps,
+                seed=self.bench.seed,
+                stop=stop,
+                deadline=self.bench.deadline,
+            )
         return fit, moved(before, session.model)
+
+    @property
+    def optimizers(self) -> int:
+        """How many optimizers of this model the step steps."""
+        return len(self._stepped)
 
     @property
     def batch(self) -> Any:
