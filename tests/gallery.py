@@ -3,8 +3,9 @@
     python -m tests.gallery --seeds 0,1,2,3,4 --jobs 2 --write
 
 Rows are faults, columns the checks by the number in their codes. A cell is the number of seeds with which the check
-failed, findings that follow from another's apart; the declared check's is in bold, and counts where it only warns, too. The last row counts the alarms, failures and
-warnings alike, on all healthy samples together. The page of a check shows its finding on the first sample that declares it.
+failed, findings that follow from another's apart; the declared check's is in bold, and counts where it only warns, too.
+The last row counts the alarms, failures and warnings alike, on all healthy samples together. The page of a check shows
+its finding on the first sample that declares it.
 """
 
 from __future__ import annotations
