@@ -108,8 +108,8 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     summary = (
         findings[0].message
         if findings
-        else f"{len(weights)} weights of {low:.2g} to {high:.2g} / sqrt(inputs); first loss {state.first:.3g} (best constant "
-        f"guess {reference:.3g})"
+        else f"initial weights of {len(weights)} layers: deviation {low:.2g} to {high:.2g} / sqrt(inputs); first loss "
+        f"{state.first:.3g} (best constant guess {reference:.3g})"
     )
     return Outcome(summary, findings, measured, tuple(not_checked))
 

@@ -113,7 +113,8 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     if finding is not None:
         summary = finding.message
     elif margin is not None:
-        summary = f"{case.rate:.3g} is {margin:.2g} of the largest rate at which an update still lowers the loss"
+        room = f"up to {1 / margin:.2g} times as much" if margin < 1 else f"only {1 / margin:.2g} of it"
+        summary = f"learning rate {case.rate:.3g}; {room} would still lower the loss"
     else:
         summary = f"nothing speaks against {case.rate:.3g}"
     return Outcome(summary, (finding,) if finding else (), measured, tuple(case.not_checked))
