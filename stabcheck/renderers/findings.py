@@ -157,7 +157,8 @@ def _write_place(paper: Paper, finding: FindingResult, *, base: str | None, verb
 def is_said(value: object, finding: FindingResult) -> bool:
     """Whether a reader has this fact from the message or the fix already."""
     if isinstance(value, str):
-        return value in finding.message or value in finding.fix
+        # A part of a sentence that begins with a space means nothing alone.
+        return value in finding.message or value in finding.fix or value.startswith((" ", "(", ","))
     if isinstance(value, (int, float)):
         return re.search(rf"(?<![\w.-]){re.escape(fact(value))}(?![\w.])", finding.message) is not None
     return value is None
