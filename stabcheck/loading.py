@@ -155,6 +155,7 @@ def _import_file(where: str) -> ModuleType:
 def _import_module(where: str) -> ModuleType:
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
+    importlib.invalidate_caches()  # the file may be younger than what is known of its folder
     try:
         with userland(f"import of {where}"):
             return importlib.import_module(where)

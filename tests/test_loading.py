@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -29,12 +30,15 @@ def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(userland, "_adopted", set())
-    known = set(sys.modules)
+    for name in [name for name, module in sys.modules.items() if is_of(tmp_path.parent, module)]:
+        del sys.modules[name]
     yield tmp_path
-    for name in set(sys.modules) - known:
-        module = sys.modules[name]
-        if str(getattr(module, "__file__", "")).startswith(str(tmp_path)):
-            del sys.modules[name]
+
+
+def is_of(folder: Path, module: ModuleType) -> bool:
+    """Whether a module, or a package that is only a folder, lies below `folder`."""
+    places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
+    return any(str(place).startswith(str(folder)) for place in places if place)
 
 
 def write(name: str, text: str = SETUP) -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
 
 
@@ -34,7 +35,8 @@ def chosen(session: Session) -> Chosen | None:
     Raises:
         UserCodeError: a loader raised.
     """
-    sides = [_parts(list(islice(session.epoch(key), 2))) for key in ("train_loader", "val_loader")]
+    with kept_rng():
+        sides = [_parts(list(islice(session.epoch(key), 2))) for key in ("train_loader", "val_loader")]
     if any(side is None for side in sides):
         return None
     train, val = (side or {} for side in sides)
