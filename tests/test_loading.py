@@ -4,7 +4,6 @@ import functools
 import os
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,20 +24,21 @@ def setup():
 
 
 @pytest.fixture(autouse=True)
-def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current directory, and neither modules nor paths left by other tests."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(userland, "_adopted", set())
     for name in [name for name, module in sys.modules.items() if is_of(tmp_path.parent, module)]:
         del sys.modules[name]
-    yield tmp_path
+    return tmp_path
 
 
 def is_of(folder: Path, module: ModuleType) -> bool:
     """Whether a module, or a package that is only a folder, lies below `folder`."""
-    places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
-    return any(str(place).startswith(str(folder)) for place in places if place)
+    known = getattr(module, "__dict__", {})
+    places = [known.get("__file__"), *map(str, known.get("__path__") or ())]
+    return any(str(place).startswith(str(folder)) for place in places)
 
 
 def write(name: str, text: str = SETUP) -> Path:
