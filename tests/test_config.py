@@ -130,6 +130,13 @@ def test_all_runs_every_target_with_its_own_settings(runs: Runs) -> None:
     assert Path("big.json").is_file()
 
 
+def test_quiet_verdicts_of_several_targets_say_whose_they_are(runs: Runs, capsys: Any) -> None:
+    write(TARGETS)
+    main(["run", "--all", "-q"])
+
+    assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == ["small", "big"]
+
+
 def test_a_target_by_its_name(runs: Runs) -> None:
     write(TARGETS)
     main(["run", "big"])

@@ -86,9 +86,8 @@ class Session:
                     batch = next(iterator)
                 except StopIteration:
                     if not count and key in self._read:
-                        raise UserCodeError(
-                            key, "it can be read only once: give something that starts again at each iter()"
-                        ) from None
+                        again = "it can be read only once: give something that starts again at each iter()"
+                        raise UserCodeError(key, again) from None
                     return
             self._read.add(key)
             yield batch

@@ -251,3 +251,12 @@ def test_any_report_fits_any_width(report: Report, width: int, color: bool, asci
     shown.encode("ascii" if ascii else "utf-8")
     widest = max(cell_len(Text.from_ansi(line).plain) for line in shown.split("\n"))
     assert widest <= max(width, MIN_WIDTH)
+
+
+def test_the_verdict_says_what_there_was_no_time_for() -> None:
+    late = result("learning-rate", skip_reason="did not fit --budget 5 s")
+    other = result("clean-split", skip_reason="no val_loader given: add 'val_loader' to the set-up")
+
+    assert "1 check passed (2 skipped, 1 of them for lack of time)" in verdict_line(
+        report_of(result("a", "s"), late, other)
+    )

@@ -152,3 +152,12 @@ def test_a_snapshot_brings_everything_back(make_bench: Any) -> None:
     assert all(torch.equal(a, b) for a, b in zip(kept, made.model.parameters(), strict=True))
     assert torch.equal(made.setup.optimizer.state_dict()["state"][0]["exp_avg"], moments)
     assert made.model.training
+
+
+def test_a_batch_that_the_model_does_not_take_is_told_with_the_key_that_is_missing(make_bench: Any) -> None:
+    session = make_bench(classifier(loss_fn=None)).session()
+
+    with pytest.raises(UserCodeError) as raised:
+        session.loss(session.first_batch())
+
+    assert "neither 'loss_fn' nor 'compute_loss' is given" in raised.value.stage
