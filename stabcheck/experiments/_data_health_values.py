@@ -68,7 +68,24 @@ LABEL_INSIDE = Rule(
     "scale)",
     fix="drop the target's column from the inputs",
 )
-RULES = (NON_FINITE, BEYOND, LAST, ALIKE, ONE_TARGET, CODES, LABEL_INSIDE)
+FIXED = Rule(
+    "SC1721",
+    "constant-features",
+    "warn",
+    message="{count} of the {width} columns of {where} hold {value:g} in all of {samples:,} samples (columns {columns}): "
+    "they tell the model nothing",
+    fix="look where they are filled in: a join that found no partner, a default for missing values, units that round to "
+    "one number; drop them if they are constant by nature",
+)
+COPIES = Rule(
+    "SC1722",
+    "repeated-sequences",
+    "warn",
+    message="{copies:,} of the {samples:,} sequences read from {key} are copies of an earlier one, all {length} tokens: "
+    "an epoch shows them again and again",
+    fix="remove duplicates before the text is cut into sequences, and count epochs on what is left",
+)
+RULES = (NON_FINITE, BEYOND, LAST, ALIKE, ONE_TARGET, CODES, LABEL_INSIDE, FIXED, COPIES)
 
 
 def unusable(data: Data) -> Iterator[Finding]:
@@ -148,11 +165,40 @@ def empty(data: Data) -> Iterator[Finding]:
             severity="fail" if known else "warn",
             value=code.value,
             share=code.share,
-            columns=", ".join(map(str, code.columns[:5])) + (", ..." if len(code.columns) > 5 else ""),
+            columns=_listed(code.columns),
             where=named(code.path),
             low=code.low,
             high=code.high,
         )
+
+
+def redundant(data: Data) -> Iterator[Finding]:
+    """SC1721, SC1722: columns and sequences that tell nothing new."""
+    from stabcheck.trial.data import redundancy
+
+    train, source = data.train, data.source(data.train.key)
+    fixed = redundancy.fixed_columns(data.session, train)
+    if fixed is not None:
+        yield FIXED.at(
+            None,
+            source=source,
+            count=len(fixed.columns),
+            width=fixed.width,
+            where=named(fixed.path),
+            value=fixed.value,
+            samples=fixed.samples,
+            columns=_listed(fixed.columns),
+        )
+    again = redundancy.copied_sequences(data.session, train)
+    if again is not None:
+        yield COPIES.at(
+            None, source=source, copies=again.copies, samples=again.samples, key=train.key, length=again.length
+        )
+
+
+def _listed(columns: tuple[int, ...]) -> str:
+    """Their numbers, the first five of many."""
+    return ", ".join(map(str, columns[:5])) + (", ..." if len(columns) > 5 else "")
 
 
 def named(path: str) -> str:

@@ -2,11 +2,12 @@
 
 ## What it looks at
 One pass over each loader, as far as a few seconds reach: NaN and infinite values that get through to the loss, the batches with
-the largest and smallest ids and labels, the last batch, inputs or targets that are all alike, codes for missing values, the
-target among the inputs. Whether an input keeps its label in a second pass, whether labels of either side have to do with its
-inputs (by nearest neighbours) and mean the same in both, whether the dataset repeats its random augmentation. What only looks
-odd is tried out: a few dozen steps on the same batches shuffled, or with inputs or targets standardised, and the validation
-loss with validation inputs brought to the scale of training. A set-up that copes is left alone.
+the largest and smallest ids and labels, the last batch, inputs or targets that are all alike, columns that never change,
+sequences that are copies, codes for missing values, the target among the inputs. Whether an input keeps its label in a second
+pass, whether labels of either side have to do with its inputs (by nearest neighbours) and mean the same in both, whether the
+dataset repeats its random augmentation. What only looks odd is tried out: a few dozen steps on the same batches shuffled, or
+with inputs or targets standardised, and the validation loss with validation inputs brought to the scale of training. A set-up
+that copes is left alone.
 
 ## Why it matters
 Nothing crashes. A model trains on labels of other samples, forgets each class while it sees the next, is validated on pixels
@@ -80,7 +81,12 @@ def sides(data: Data) -> Iterator[Finding]:
 
 STAGES: tuple[tuple[Callable[[Data], Iterator[Finding]], ...], ...] = (
     (_data_health_values.unusable,),
-    (_data_health_values.empty, _data_health_training.repeated, _data_health_training.imbalanced),
+    (
+        _data_health_values.empty,
+        _data_health_values.redundant,
+        _data_health_training.repeated,
+        _data_health_training.imbalanced,
+    ),
     (_data_health_training.paired,),
     (sides,),
     (_data_health_training.ordered,),

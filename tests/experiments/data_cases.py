@@ -546,6 +546,57 @@ def smoothed(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return nn.CrossEntropyLoss(label_smoothing=0.05)(outputs, labels) + 1e-4 * outputs.square().mean()
 
 
+# --- redundant
+
+
+def columns_a_join_left_empty(seed: int) -> dict[str, Any]:
+    x, y = curve(seed)
+    x[:, 2:5] = -1.0
+    return run((x, y), None, regressor(), loss_fn=F.mse_loss)
+
+
+def a_column_of_ones(seed: int) -> dict[str, Any]:
+    x, y = curve(seed)
+    x[:, 2] = 1.0
+    return run((x, y), None, regressor(), loss_fn=F.mse_loss)
+
+
+def borders_of_pictures(seed: int) -> dict[str, Any]:
+    """Half of the columns are black throughout, the others wherever no ink is."""
+    x, y, _vx, _vy = data(seed=seed)
+    ink, black = x.clamp(min=0.0), torch.zeros_like(x)
+    return run((torch.cat([ink, black], 1), y), None, mlp(features=2 * x.shape[1]))
+
+
+class NextToken(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.out = nn.Embedding(30, 16), nn.Linear(16, 30)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.out(self.embed(ids))
+
+
+def text(seed: int, times: int) -> dict[str, Any]:
+    """Windows of a random walk over 30 tokens, as (ids, next ids), the whole text `times` over."""
+    steps = torch.randint(-2, 3, (24 * 120 + 1,), generator=torch.Generator().manual_seed(seed))
+    walk = steps.cumsum(0) % 30
+    ids, following = walk[:-1].view(-1, 24).repeat(times, 1), walk[1:].view(-1, 24).repeat(times, 1)
+
+    def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    return run((ids, following), None, NextToken(), loss_fn=loss)
+
+
+def text_read_three_times(seed: int) -> dict[str, Any]:
+    return text(seed, 3)
+
+
+def text_read_once(seed: int) -> dict[str, Any]:
+    return text(seed, 1)
+
+
 FAULTY: dict[str, tuple[str, str, Callable[[int], dict[str, Any]]]] = {
     function.__name__: (code, severity, function)
     for code, severity, function in (
@@ -562,6 +613,7 @@ FAULTY: dict[str, tuple[str, str, Callable[[int], dict[str, Any]]]] = {
         ("SC1712", "fail", validation_classes_renumbered), ("SC1713", "fail", code_for_missing),
         ("SC1715", "fail", target_among_inputs), ("SC1716", "fail", classes_never_trained),
         ("SC1717", "warn", nearly_one_class), ("SC1718", "warn", validation_in_other_units_unlike_any_map),
+        ("SC1721", "warn", columns_a_join_left_empty), ("SC1722", "warn", text_read_three_times),
     )
 }  # fmt: skip
 for plain_loss in (own_mean, smoothed):
@@ -578,6 +630,7 @@ HEALTHY: dict[str, Callable[[int], dict[str, Any]]] = {
         sorted_but_shuffled, unsorted_and_not_shuffled, sorted_for_a_sum_over_all_batches, one_label_in_ten_redrawn,
         timesteps, pixels_under_batch_norm, targets_scaled_inside_the_model, nearly_one_class_but_drawn_evenly,
         validation_of_later_days, unrelated_on_both_sides, validation_under_a_norm_of_each_sample, series_that_grows,
+        a_column_of_ones, borders_of_pictures, text_read_once,
     )
 }  # fmt: skip
 HEALTHY |= {"drawn": drawn("global"), "drawn by index": drawn("by index"), "drawn in one process": drawn("own")}
