@@ -12,6 +12,7 @@ from stabcheck import stats
 from stabcheck.trial import batches
 from stabcheck.trial.hooks import attached
 from stabcheck.trial.modes import kept_modes
+from stabcheck.trial.pace import Pace
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
 from stabcheck.trial.steps import step_losses
@@ -33,19 +34,24 @@ def course(
     steps: int,
     seed: int,
     rates: Sequence[float] = (),
-    deadline: float = math.inf,
+    pace: Pace | None = None,
 ) -> list[float]:
     """Losses of up to `steps` training steps of the set-up's own on these batches, from the first again at their end;
-    shorter if a loss is not finite or time.monotonic() passes `deadline`. `rates`, where given, are the learning rates
-    of the parameter groups throughout: a warm-up is not what is asked.
+    shorter if a loss is not finite or `pace` allows fewer. `rates`, where given, are the learning rates of the parameter
+    groups throughout: a warm-up is not what is asked.
 
     Raises:
         UserCodeError: the step raised.
+        Skip: it takes too long, or the set-up does not say how it trains.
     """
-    endless = (batches.clone(batch) for batch in itertools.cycle(given))
+    pace = pace or Pace(math.inf)
+    wanted = itertools.islice((batches.clone(batch) for batch in itertools.cycle(given)), steps)
     with kept_rng(seed):
-        taken = step_losses(session, itertools.islice(endless, steps), rates=rates, deadline=deadline)
-        return [math.nan if loss is None else loss for loss in taken]
+        losses = [
+            math.nan if loss is None else loss for loss in step_losses(session, pace.through(wanted), rates=rates)
+        ]
+    pace.require_in_time()
+    return losses
 
 
 def tail(losses: Sequence[float]) -> float:
