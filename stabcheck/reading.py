@@ -46,6 +46,16 @@ def called(module: str | None) -> str:
     return f"layer {module}" if module.isdigit() else module
 
 
+def batch_part(path: str) -> str:
+    """How a sentence speaks of a part of a batch."""
+    first, _, rest = path.partition(".")
+    if not first:
+        return "the batch"
+    if first.isdigit():
+        return f"batch[{first}]" + (f" ({rest})" if rest else "")
+    return f"'{path}'"
+
+
 FIRST_STEPS = 5
 """The start of the trial, to tell units that were born dead from those that an update killed."""
 WINDOW = 10

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from stabcheck.check import Finding, Rule, Skip
-from stabcheck.experiments._data_health_values import named
+from stabcheck.reading import batch_part
 
 if TYPE_CHECKING:
     from stabcheck.experiments.data_health import Data
@@ -148,7 +148,7 @@ def preparation(data: Data, val: Scan) -> Iterator[Finding]:
         f"standard deviation {first.ratio:.3g} times that of training, means {first.shift:.3g} standard deviations apart, at the "
         "median feature"
     )
-    facts: dict[str, Any] = {"where": named(first.path), "how": how, "ratio": first.ratio, "shift": first.shift}
+    facts: dict[str, Any] = {"where": batch_part(first.path), "how": how, "ratio": first.ratio, "shift": first.shift}
     data.measurements["units_of_validation"] = {"path": first.path, "ratio": first.ratio, "shift": first.shift}
     certain = bool(first.identified) and first.is_extreme
     try:

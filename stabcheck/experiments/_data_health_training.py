@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from stabcheck.check import Finding, Rule, Skip
-from stabcheck.experiments._data_health_values import named
+from stabcheck.reading import batch_part
 
 if TYPE_CHECKING:
     from stabcheck.experiments.data_health import Data
@@ -174,7 +174,7 @@ def scaled(data: Data) -> Iterator[Finding]:
             yield rule.at(
                 None,
                 source=data.source("train_loader"),
-                where=_argument(path) if what == "inputs" else named(path),
+                where=_argument(path) if what == "inputs" else batch_part(path),
                 range=_range(unit.mean.reshape(-1).tolist(), unit.std.reshape(-1).tolist()),
                 raw=_said(worth),
                 standard=min(1.0, worth.standard),

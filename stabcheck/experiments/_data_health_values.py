@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from stabcheck.check import Finding, Rule
+from stabcheck.reading import batch_part
 
 if TYPE_CHECKING:
     from stabcheck.experiments.data_health import Data
@@ -35,15 +36,6 @@ LAST = Rule(
     fix="give the DataLoader drop_last=True, or a batch_size that leaves no such remainder; BatchNorm cannot be "
     "trained on one sample, and a model must not rely on one batch size",
 )
-ALIKE = Rule(
-    "SC1706",
-    "blank-inputs",
-    "fail",
-    message="all inputs are blank: in {samples:,} samples {where} holds nothing but the value {value:g}{padding}, while "
-    "the targets differ",
-    fix="look at one sample right before the model: words that are all unknown come from a vocabulary built from "
-    "other text (case, tokenizer), blank images from a failed read or from integer division by 255",
-)
 ONE_TARGET = Rule(
     "SC1707",
     "constant-targets",
@@ -68,7 +60,7 @@ LABEL_INSIDE = Rule(
     "scale)",
     fix="drop the target's column from the inputs",
 )
-RULES = (NON_FINITE, BEYOND, LAST, ALIKE, ONE_TARGET, CODES, LABEL_INSIDE)
+RULES = (NON_FINITE, BEYOND, LAST, ONE_TARGET, CODES, LABEL_INSIDE)
 
 
 def unusable(data: Data) -> Iterator[Finding]:
@@ -85,7 +77,7 @@ def unusable(data: Data) -> Iterator[Finding]:
                 rows=scan.bad[spoilt.path],
                 samples=scan.samples,
                 key=scan.key,
-                where=named(spoilt.path),
+                where=batch_part(spoilt.path),
                 batch=spoilt.number,
                 loss=spoilt.loss,
                 mended=spoilt.mended,
@@ -114,20 +106,15 @@ def unusable(data: Data) -> Iterator[Finding]:
 
 
 def empty(data: Data) -> Iterator[Finding]:
-    """SC1706, SC1707, SC1715, SC1713: nothing to learn from, or the wrong thing."""
+    """SC1707, SC1715, SC1713: nothing to learn from, or the wrong thing."""
     from stabcheck.trial.data import contents, missing_values
 
     session, train, seed = data.session, data.train, data.bench.seed
     source = data.source(train.key)
-    alike = contents.inputs_alike(session, train)
-    if alike is not None:
-        padding = f" (and {alike.padding:g}, which fills up)" if alike.padding is not None else ""
-        where = " and ".join(map(named, alike.paths))
-        yield ALIKE.at(None, source=source, samples=alike.samples, where=where, value=alike.value, padding=padding)
     one = contents.targets_alike(session, train, seed)
     if one is not None:
         yield ONE_TARGET.at(
-            None, source=source, count=one.count, value=one.value, where=named(one.path), ignored=one.ignored
+            None, source=source, count=one.count, value=one.value, where=batch_part(one.path), ignored=one.ignored
         )
     copied = contents.label_among_inputs(session, train)
     if copied is not None:
@@ -136,7 +123,7 @@ def empty(data: Data) -> Iterator[Finding]:
             source=source,
             column=copied.column,
             columns=copied.columns,
-            where=named(copied.path),
+            where=batch_part(copied.path),
             samples=copied.samples,
         )
     code = missing_values.missing_codes(session, train)
@@ -149,17 +136,7 @@ def empty(data: Data) -> Iterator[Finding]:
             value=code.value,
             share=code.share,
             columns=", ".join(map(str, code.columns[:5])) + (", ..." if len(code.columns) > 5 else ""),
-            where=named(code.path),
+            where=batch_part(code.path),
             low=code.low,
             high=code.high,
         )
-
-
-def named(path: str) -> str:
-    """How a sentence speaks of a part of a batch."""
-    first, _, rest = path.partition(".")
-    if not first:
-        return "the batch"
-    if first.isdigit():
-        return f"batch[{first}]" + (f" ({rest})" if rest else "")
-    return f"'{path}'"

@@ -2,7 +2,7 @@
 
 ## What it looks at
 One pass over each loader, as far as a few seconds reach: NaN and infinite values that get through to the loss, the batches with
-the largest and smallest ids and labels, the last batch, inputs or targets that are all alike, codes for missing values, the
+the largest and smallest ids and labels, the last batch, targets that are all alike, codes for missing values, the
 target among the inputs. Whether an input keeps its label in a second pass, whether labels of either side have to do with its
 inputs (by nearest neighbours) and mean the same in both, whether the dataset repeats its random augmentation. What only looks
 odd is tried out: a few dozen steps on the same batches shuffled, or with inputs or targets standardised, and the validation
