@@ -16,7 +16,7 @@ from stabcheck.setup import TrainingSetup
 from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.data.scan import Scan, input_paths, replaced
-from stabcheck.trial.data.short_training import Scale, course, level
+from stabcheck.trial.data.short_training import course, level, scale_of
 from stabcheck.trial.data.units import Units, units
 from stabcheck.trial.pace import Pace
 from stabcheck.trial.rng import kept_rng
@@ -284,8 +284,8 @@ def undo(bench: Bench, train: Scan, val: Scan, repairs: dict[str, Repair], seed:
     own = batches.holding(train.batches, JUDGED)
     rates = bench.peak_rates() if session.setup.scheduler is not None else ()
     try:
-        scale = Scale(session, own, seed)
-        if not scale.known:
+        scale = scale_of(session, own, seed)
+        if scale is None:
             raise Skip("no constant guess is known to compare with")
         endless = itertools.cycle(train.batches)
         pace = Pace.on(bench, SECONDS, STEPS)
@@ -293,7 +293,7 @@ def undo(bench: Bench, train: Scan, val: Scan, repairs: dict[str, Repair], seed:
             some = itertools.islice(endless, EACH)
             course(session, some, steps=EACH, seed=seed + pace.taken, rates=rates, pace=pace)
             on = Levels(*(level(session, which, seed) for which in (own, judged, mended)))
-            progress = Levels(*(scale.progress(loss) for loss in on))
+            progress = Levels(*(scale.share(loss) for loss in on))
             if progress.train >= 2 * LEARNT and progress.repaired >= LEARNT:
                 break
     except UserCodeError as error:

@@ -14,7 +14,7 @@ from stabcheck.check import Skip
 from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.data.scan import Scan, scalar_targets
-from stabcheck.trial.data.short_training import Scale, course, level
+from stabcheck.trial.data.short_training import course, level, scale_of
 from stabcheck.trial.pace import Pace
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
@@ -199,8 +199,8 @@ def worth_of_mixing(bench: Bench, scan: Scan, seed: int) -> Worth | None:
     try:
         with kept_rng(0):
             judged = batches.holding(probes, JUDGED)
-        scale = Scale(first, judged, seed)
-        if not scale.known:
+        scale = scale_of(first, judged, seed)
+        if scale is None:
             return None
         steps = 0
         while True:
@@ -208,7 +208,7 @@ def worth_of_mixing(bench: Bench, scan: Scan, seed: int) -> Worth | None:
             course(second, mixed, steps=len(given), seed=seed + steps)
             steps += len(given)
             losses = level(first, judged, seed), level(second, judged, seed)
-            worth = Worth(scale.progress(losses[0]), scale.progress(losses[1]), steps, *losses)
+            worth = Worth(scale.share(losses[0]), scale.share(losses[1]), steps, *losses)
             done = worth.is_harmful or worth.mixed >= HARMFUL[-1][0]
             if done or steps + each > pace.most:
                 if worth.mixed < LEARNT and pace.most < STEPS:

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from stabcheck.check import Skip
+from stabcheck.reading import Scale
 from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.data.reach import reach
 from stabcheck.trial.data.scan import Scan, replaced, target_paths
-from stabcheck.trial.data.short_training import Scale, changed_arguments, course, tail
+from stabcheck.trial.data.short_training import changed_arguments, course, scale_of, tail
 from stabcheck.trial.data.units import Units, units
 from stabcheck.trial.modes import undisturbed
 from stabcheck.trial.pace import Pace
@@ -125,8 +126,8 @@ def worth(bench: Bench, scan: Scan, what: What, path: str, unit: Units, seed: in
         raise Skip("no optimizer given: add 'optimizer' or 'train_step' to the set-up")
     rates = bench.peak_rates() if session.setup.scheduler is not None else ()
     try:
-        scale = Scale(session, given[:4], seed)
-        if not scale.known:
+        scale = scale_of(session, given[:4], seed)
+        if scale is None:
             raise Skip("no constant guess is known to compare with")
         pace = Pace.on(bench, SECONDS, STEPS)
         standard = _standard(bench, given, what, path, unit, seed, rates, pace)
@@ -160,7 +161,7 @@ def _raw(
     best = -math.inf
     while pace.taken < PATIENCE * steps and best < enough:
         losses = course(session, given, steps=steps, seed=seed + pace.taken, rates=rates, pace=pace)
-        best = max(best, scale.progress(tail(losses)))
+        best = max(best, scale.share(tail(losses)))
         if not math.isfinite(losses[-1]):
             break
     return best, pace.taken
@@ -178,7 +179,7 @@ def _standard(
         given = [replaced(batch, path, unit.standard) for batch in given]
         change = contextlib.nullcontext()
     with change:
-        scale = Scale(session, given[:4], seed)
-        if not scale.known:
+        scale = scale_of(session, given[:4], seed)
+        if scale is None:
             raise Skip("in standard units no constant guess is known to compare with")
-        return scale.progress(tail(course(session, given, steps=STEPS, seed=seed, rates=rates, pace=pace)))
+        return scale.share(tail(course(session, given, steps=STEPS, seed=seed, rates=rates, pace=pace)))

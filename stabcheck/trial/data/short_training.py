@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from stabcheck import stats
+from stabcheck.reading import Scale
 from stabcheck.trial import batches
 from stabcheck.trial.hooks import attached
 from stabcheck.trial.modes import kept_modes
@@ -60,27 +61,16 @@ def tail(losses: Sequence[float]) -> float:
     return stats.mean(last) if last and all(map(math.isfinite, last)) else math.inf
 
 
-class Scale:
-    """Losses as progress: 0 at the best constant prediction, 1 at the floor."""
-
-    def __init__(self, session: Session, given: list[Any], seed: int) -> None:
-        levels = measure(session, given, seed)
-        self.constant = levels.constant
-        floor = levels.oracle if levels.oracle is not None else 0.0
-        self.gap = levels.constant - floor if levels.constant is not None else math.nan
-        if levels.constant is not None and 0 <= self.gap <= FLAT * levels.constant:
-            self.gap = (
-                levels.constant
-            )  # on targets of a huge scale the search for the floor does not get away from the start
-
-    @property
-    def known(self) -> bool:
-        """Whether there is a way to go."""
-        return self.gap > 0 and math.isfinite(self.gap)
-
-    def progress(self, loss: float) -> float:
-        """Share of the way that a loss has come; -inf for one that is not finite."""
-        return (self.constant - loss) / self.gap if self.constant is not None and math.isfinite(loss) else -math.inf
+def scale_of(session: Session, given: list[Any], seed: int) -> Scale | None:
+    """Losses of these batches as progress; None without a constant guess to begin at, or a way down from it. Targets of a huge
+    scale hide the floor: the search for it does not get away from the start."""
+    levels = measure(session, given, seed)
+    if levels.constant is None or not math.isfinite(levels.constant):
+        return None
+    scale = Scale(levels.constant, levels.oracle if levels.oracle is not None else 0.0)
+    if 0 <= scale.gap <= FLAT * levels.constant:
+        scale = Scale(levels.constant, 0.0)
+    return scale if scale.gap > 0 else None
 
 
 def level(session: Session, given: Iterable[Any], seed: int) -> float:
