@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING
 from stabcheck import stats
 from stabcheck.check import Finding, NotChecked, Outcome, Rule, Skip, experiment
 from stabcheck.reading import LARGE_UPDATE, largest_update
+from stabcheck.recording import CONSTANT_LEVEL, Recording
 
 if TYPE_CHECKING:
-    from stabcheck.recording import Recording
     from stabcheck.trial.bench import Bench
     from stabcheck.trial.rates.probes import Probes
 
@@ -90,7 +90,7 @@ TOO_LOW = Rule(
 )
 
 
-@experiment(title="Learning rate", rules=(TOO_HIGH, TOO_LOW), needs_trial=True, cost="dear")
+@experiment(title="Learning rate", rules=(TOO_HIGH, TOO_LOW), needs_trial=True, reads=(CONSTANT_LEVEL,), cost="dear")
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Judge the planned rate by short trainings at others."""
     from stabcheck.trial.rates.probes import Probes
