@@ -67,7 +67,7 @@ CATALOG: tuple[Check, ...] = (
     OPTIMIZER_CONFIG,
 )
 
-RETIRED: dict[str, str] = {}
+RETIRED: dict[str, str] = {"SC1706": "SC1905"}
 """Code -> the code that took its place, or "" for none."""
 
 GROUP = "stabcheck.checks"

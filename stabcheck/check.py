@@ -7,6 +7,7 @@ report: `Skip` means that the check does not apply, any other exception is for t
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 from collections.abc import Callable
@@ -112,16 +113,42 @@ class Check:
     """Experiments that are "cheap" look, or take a few steps; "dear" ones train, and run after all that are cheap."""
 
 
-def diagnosis(*, title: str, rules: tuple[Rule, ...]) -> Callable[[Callable[[Recording], Outcome]], Check]:
-    """Publish a pure function of the Recording as the check named after its file."""
-    return lambda function: _check(function, "diagnosis", title, rules, needs_trial=True)
+def diagnosis(
+    *, title: str, rules: tuple[Rule, ...], reads: tuple[str, ...] = ()
+) -> Callable[[Callable[[Recording], Outcome]], Check]:
+    """Publish a pure function of the Recording as the check named after its file. `reads` are the parts of it that may be
+    missing (`Recording.not_recorded`): where one is, the outcome says so."""
+    return lambda function: _check(_candid(function, reads), "diagnosis", title, rules, needs_trial=True)
 
 
 def experiment(
-    *, title: str, rules: tuple[Rule, ...], needs_trial: bool = False, cost: Cost = "cheap"
+    *,
+    title: str,
+    rules: tuple[Rule, ...],
+    needs_trial: bool = False,
+    reads: tuple[str, ...] = (),
+    cost: Cost = "cheap",
 ) -> Callable[[Callable[[Bench], Outcome]], Check]:
-    """Publish a function of the Bench as the check named after its file; `needs_trial` if it reads `bench.recording`."""
-    return lambda function: _check(function, "experiment", title, rules, needs_trial=needs_trial, cost=cost)
+    """Publish a function of the Bench as the check named after its file; `needs_trial` if it reads `bench.recording`, of
+    which `reads` are the parts that may be missing."""
+    return lambda function: _check(
+        _candid(function, reads), "experiment", title, rules, needs_trial=needs_trial, cost=cost
+    )
+
+
+def _candid(function: Callable[[Any], Outcome], reads: tuple[str, ...]) -> Callable[[Any], Outcome]:
+    """The function, with what it would have read and was not recorded among what is not checked."""
+    if not reads:
+        return function
+
+    @functools.wraps(function)
+    def run(subject: Any) -> Outcome:
+        outcome, recording = function(subject), getattr(subject, "recording", subject)
+        for what, why in recording.not_recorded:
+            outcome = outcome.but_not(what, why) if what in reads else outcome
+        return outcome
+
+    return run
 
 
 def _check(

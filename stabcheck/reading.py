@@ -46,6 +46,16 @@ def called(module: str | None) -> str:
     return f"layer {module}" if module.isdigit() else module
 
 
+def batch_part(path: str) -> str:
+    """How a sentence speaks of a part of a batch."""
+    first, _, rest = path.partition(".")
+    if not first:
+        return "the batch"
+    if first.isdigit():
+        return f"batch[{first}]" + (f" ({rest})" if rest else "")
+    return f"'{path}'"
+
+
 FIRST_STEPS = 5
 """The start of the trial, to tell units that were born dead from those that an update killed."""
 WINDOW = 10
@@ -58,6 +68,33 @@ WINDOW_SAMPLES = 300
 def silent_window(samples_per_step: int, steps: int) -> int:
     """Steps at the end of the trial that decide whether a unit is dead."""
     return min(max(WINDOW, math.ceil(WINDOW_SAMPLES / max(samples_per_step, 1))), steps)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Where a loss is between the best constant guess (0) and the lowest it can reach (1).
+
+    The yardsticks give both; what stands in for one that is missing, or is none, depends on what is concluded. A short
+    training without a known constant guess shows nothing about learning, while a trial is read from its first loss; a floor
+    that was sought in vain must not make a good training look like none. So each user makes its own Scale and says how.
+    """
+
+    constant: float
+    floor: float
+
+    @property
+    def gap(self) -> float:
+        """The whole way."""
+        return self.constant - self.floor
+
+    def share(self, loss: float) -> float:
+        """The share of the way that `loss` has come; minus infinity if it is not finite or there is no way."""
+        return (self.constant - loss) / self.gap if math.isfinite(loss) and self.gap > 0 else -math.inf
+
+
+def floor_below(level: float) -> float:
+    """What stands in for a floor that is not known: zero, and as far below a level that is negative itself."""
+    return min(0.0, level - abs(level))
 
 
 @dataclass(frozen=True)
@@ -86,22 +123,20 @@ def progress(recording: Recording) -> Progress:
     constant = recording.yardsticks.constant
     reference = constant if constant is not None else first
     floor = recording.yardsticks.oracle
-    if floor is None:
-        floor = min(0.0, reference - abs(reference))
-    gap = reference - floor
-    share = (reference - last) / gap if gap > 0 and math.isfinite(gap) else None
+    scale = Scale(reference, floor_below(reference) if floor is None else floor)
+    share = scale.share(last) if scale.gap > 0 and math.isfinite(scale.gap) else None
     # Down to the level of a constant guess any bias gets, also above dead layers.
-    falling = share is not None and share >= 0 and _falling(losses, abs(gap))
+    falling = share is not None and share >= 0 and _falling(losses, scale.gap)
     return Progress(share, first, last, constant, falling)
 
 
-def _falling(losses: tuple[float, ...], scale: float) -> bool:
+def _falling(losses: tuple[float, ...], gap: float) -> bool:
     if len(losses) < 2 * TAIL:
         return False
     early, late = losses[-2 * TAIL : -TAIL], losses[-TAIL:]
     fall = stats.mean(early) - stats.mean(late)
     error = math.sqrt((_variance(early) + _variance(late)) / TAIL)
-    return fall > 2 * error and fall > FALLING * scale
+    return fall > 2 * error and fall > FALLING * gap
 
 
 def _variance(values: tuple[float, ...]) -> float:

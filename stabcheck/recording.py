@@ -14,6 +14,10 @@ from typing import Any
 
 RECORDING_VERSION = 1
 
+OPTIMIZER_STEPS = "optimizer steps"
+CONSTANT_LEVEL = "the level of a constant prediction"
+"""Parts that a Recording may lack, as `Recording.not_recorded` calls them."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -192,7 +196,7 @@ class Recording:
     sources: dict[str, tuple[str, int]]
     """Module path -> file and line of its class, where the user wrote it."""
     not_recorded: tuple[tuple[str, str], ...]
-    """(what, why) for everything that could not be observed."""
+    """(what, why) for everything that could not be observed; a check that reads it says so (`check.diagnosis`)."""
     precision: PrecisionFacts = PrecisionFacts()
     rank: int = 0
     version: int = RECORDING_VERSION

@@ -21,7 +21,7 @@ from typing import Any
 
 from stabcheck.check import Finding, Outcome, Rule, Skip, diagnosis
 from stabcheck.reading import FIRST_STEPS, called, progress, silent_window
-from stabcheck.recording import Recording, Rectifier
+from stabcheck.recording import CONSTANT_LEVEL, Recording, Rectifier
 
 FAIL_DEAD, WARN_DEAD = 0.9, 0.75
 """Share of a layer. With no progress and no bypass the FAIL rule raised 0.6 % alarms on 516 healthy trainings; layers below
@@ -55,7 +55,7 @@ MOSTLY_DEAD = Rule(
 )
 
 
-@diagnosis(title="Dying ReLU", rules=(BORN_DEAD, KILLED, MOSTLY_DEAD))
+@diagnosis(title="Dying ReLU", rules=(BORN_DEAD, KILLED, MOSTLY_DEAD), reads=(CONSTANT_LEVEL,))
 def CHECK(recording: Recording) -> Outcome:  # noqa: N802
     """Count the units that are silent at the end of the trial."""
     if not recording.rectifiers:

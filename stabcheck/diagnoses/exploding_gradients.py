@@ -23,7 +23,7 @@ from typing import Any
 from stabcheck import stats
 from stabcheck.check import Finding, Outcome, Rule, Skip, diagnosis
 from stabcheck.reading import GROWN, TAIL, called, is_bad_from_nowhere, progress
-from stabcheck.recording import Recording
+from stabcheck.recording import CONSTANT_LEVEL, Recording
 
 DIVERGED = GROWN
 """Times the larger of first loss and constant-prediction loss: after 40 steps 0 alarms on 176 healthy trainings around
@@ -59,7 +59,7 @@ BLOWN_UP = Rule(
 )
 
 
-@diagnosis(title="Exploding gradients", rules=(OVERFLOW, DIVERGENCE, BLOWN_UP))
+@diagnosis(title="Exploding gradients", rules=(OVERFLOW, DIVERGENCE, BLOWN_UP), reads=(CONSTANT_LEVEL,))
 def CHECK(recording: Recording) -> Outcome:  # noqa: N802
     """Judge the losses of the trial."""
     state = progress(recording)

@@ -21,9 +21,9 @@ from __future__ import annotations
 import math
 
 from stabcheck import profiles, stats
-from stabcheck.check import Finding, NotChecked, Outcome, Rule, Skip, diagnosis
+from stabcheck.check import Finding, Outcome, Rule, Skip, diagnosis
 from stabcheck.reading import SCALE_FREE, called, is_bad_from_nowhere, largest_update, progress
-from stabcheck.recording import Parameter, Recording
+from stabcheck.recording import CONSTANT_LEVEL, OPTIMIZER_STEPS, Parameter, Recording
 
 STRANGLED = 100.0
 """Median of norm over threshold. Clipping at every step is common and harmless; by two orders of magnitude it is another
@@ -98,7 +98,11 @@ STUCK = Rule(
 )
 
 
-@diagnosis(title="Gradient norms", rules=(NON_FINITE, CUT_OFF, STRANGLING, SPIKES, BAD_INPUT, BAD_LOSS, STUCK))
+@diagnosis(
+    title="Gradient norms",
+    rules=(NON_FINITE, CUT_OFF, STRANGLING, SPIKES, BAD_INPUT, BAD_LOSS, STUCK),
+    reads=(OPTIMIZER_STEPS, CONSTANT_LEVEL),
+)
 def CHECK(recording: Recording) -> Outcome:  # noqa: N802
     """Judge the log of gradient norms."""
     totals = [s.grad_norm for s in recording.steps]
@@ -129,8 +133,7 @@ def CHECK(recording: Recording) -> Outcome:  # noqa: N802
         summary += f", {len(unused)} never used"
     if findings:
         summary = findings[0].message
-    missing = tuple(NotChecked(what, why) for what, why in recording.not_recorded)
-    return Outcome(summary, tuple(findings), measured, missing)
+    return Outcome(summary, tuple(findings), measured)
 
 
 def _never(parameter: Parameter) -> bool:

@@ -25,7 +25,7 @@ from typing import Any
 from stabcheck import stats
 from stabcheck.check import Finding, Outcome, Rule, Skip, diagnosis
 from stabcheck.reading import GROWN, TAIL, progress
-from stabcheck.recording import Recording
+from stabcheck.recording import CONSTANT_LEVEL, Recording
 
 LEARNT = 0.3
 """Share of the way from the best constant guess to the floor that counts as learnt, over WINDOW steps."""
@@ -62,7 +62,7 @@ FAR = Rule(
 )
 
 
-@diagnosis(title="Course of the loss", rules=(LOST, FAR))
+@diagnosis(title="Course of the loss", rules=(LOST, FAR), reads=(CONSTANT_LEVEL,))
 def CHECK(recording: Recording) -> Outcome:  # noqa: N802
     """Judge the losses of the trial."""
     losses = recording.losses

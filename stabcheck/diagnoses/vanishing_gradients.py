@@ -40,7 +40,7 @@ from stabcheck.reading import (
     progress,
     variance_share,
 )
-from stabcheck.recording import Recording
+from stabcheck.recording import CONSTANT_LEVEL, Recording
 
 FAIL_NECK = -6.0
 """ln of the ratio across the neck. With the other conditions the FAIL rule raised 5 alarms on 516 healthy trainings and
@@ -98,7 +98,7 @@ FORGETFUL = Rule(
 )
 
 
-@diagnosis(title="Vanishing gradients", rules=(STARVED, BLIND, KILLED, FORGETFUL, LOST))
+@diagnosis(title="Vanishing gradients", rules=(STARVED, BLIND, KILLED, FORGETFUL, LOST), reads=(CONSTANT_LEVEL,))
 def CHECK(recording: Recording) -> Outcome:  # noqa: N802
     """Judge the neck and the variance share at the end of the trial."""
     if not recording.sampled or not recording.signals:

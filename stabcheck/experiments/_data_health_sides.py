@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from stabcheck.check import Finding, Rule
-from stabcheck.experiments._data_health_values import named
+from stabcheck.check import Finding, Rule, Skip
+from stabcheck.reading import batch_part
 
 if TYPE_CHECKING:
     from stabcheck.experiments.data_health import Data
@@ -134,20 +134,27 @@ def preparation(data: Data, val: Scan) -> Iterator[Finding]:
     """SC1710: found by comparing units, proved by undoing the difference."""
     from stabcheck.trial.data import preprocessing
 
-    found = preprocessing.suspicions(data.session.setup, data.train, val)
+    what = "whether validation data is prepared as training data is"
+    try:
+        found = preprocessing.suspicions(data.bench, data.session.setup, data.train, val)
+    except Skip as skip:
+        data.unchecked(what, skip.reason)
+        return
     if not found:
         return
     data.bench.tell(0.6, "comparing the preparation of both sides")
-    undone = preprocessing.undo(data.bench, data.train, val, {s.path: s.repair for s in found}, data.bench.seed)
     first = max(found, key=lambda s: (bool(s.identified), abs(s.shift), s.ratio))
     how = first.identified or (
         f"standard deviation {first.ratio:.3g} times that of training, means {first.shift:.3g} standard deviations apart, at the "
         "median feature"
     )
-    facts: dict[str, Any] = {"where": named(first.path), "how": how, "ratio": first.ratio, "shift": first.shift}
+    facts: dict[str, Any] = {"where": batch_part(first.path), "how": how, "ratio": first.ratio, "shift": first.shift}
     data.measurements["units_of_validation"] = {"path": first.path, "ratio": first.ratio, "shift": first.shift}
     certain = bool(first.identified) and first.is_extreme
-    if undone is None:
+    try:
+        undone = preprocessing.undo(data.bench, data.train, val, {s.path: s.repair for s in found}, data.bench.seed)
+    except Skip as skip:
+        data.unchecked(what, skip.reason)
         if certain:
             yield UNLIKE.at(None, source=data.source(val.key), **facts)
         return

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from stabcheck.check import Finding, Rule, Skip
-from stabcheck.experiments._data_health_values import named
+from stabcheck.reading import batch_part
 
 if TYPE_CHECKING:
     from stabcheck.experiments.data_health import Data
@@ -115,8 +115,12 @@ def ordered(data: Data) -> Iterator[Finding]:
 def paired(data: Data) -> Iterator[Finding]:
     """SC1705."""
     from stabcheck.trial.data.label_consistency import pairing
+    from stabcheck.trial.pace import Pace
 
-    found = pairing(data.session, data.train, data.seconds, data.bench.seed)
+    pace = Pace.on(data.bench, math.inf, len(data.train.sizes))
+    found = pairing(data.session, data.train, pace, data.bench.seed)
+    if pace.is_late:
+        data.unchecked("whether all inputs keep their labels in a second pass", "reading it again takes too long")
     if found is None:
         return
     data.measurements["labels_kept"] = {"met": found.met, "agreeing": found.agreeing}
@@ -159,9 +163,10 @@ def scaled(data: Data) -> Iterator[Finding]:
     found = scaling.suspects(data.session, data.train, data.bench.seed)
     for (what, path), unit in found.items():
         data.bench.tell(0.8, f"training with {what} in standard units")
-        worth = scaling.worth(data.bench, data.train, what, path, unit, data.bench.seed)
-        if worth is None:
-            data.unchecked(f"the scale of the {what}", "the set-up could not be trained in standard units")
+        try:
+            worth = scaling.worth(data.bench, data.train, what, path, unit, data.bench.seed)
+        except Skip as skip:
+            data.unchecked(f"what the scale of the {what} does", skip.reason)
             continue
         data.measurements[f"scale_of_{what}"] = {"path": path, "progress": worth.raw, "standardised": worth.standard}
         if worth.is_needed:
@@ -169,7 +174,7 @@ def scaled(data: Data) -> Iterator[Finding]:
             yield rule.at(
                 None,
                 source=data.source("train_loader"),
-                where=_argument(path) if what == "inputs" else named(path),
+                where=_argument(path) if what == "inputs" else batch_part(path),
                 range=_range(unit.mean.reshape(-1).tolist(), unit.std.reshape(-1).tolist()),
                 raw=_said(worth),
                 standard=min(1.0, worth.standard),

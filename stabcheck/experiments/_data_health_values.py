@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from stabcheck.check import Finding, Rule
+from stabcheck.reading import batch_part
 
 if TYPE_CHECKING:
     from stabcheck.experiments.data_health import Data
@@ -34,15 +35,6 @@ LAST = Rule(
     message="the last batch of {key} (number {batch}) holds only {what}, and {stage} raises {error}",
     fix="give the DataLoader drop_last=True, or a batch_size that leaves no such remainder; BatchNorm cannot be "
     "trained on one sample, and a model must not rely on one batch size",
-)
-ALIKE = Rule(
-    "SC1706",
-    "blank-inputs",
-    "fail",
-    message="all inputs are blank: in {samples:,} samples {where} holds nothing but the value {value:g}{padding}, while "
-    "the targets differ",
-    fix="look at one sample right before the model: words that are all unknown come from a vocabulary built from "
-    "other text (case, tokenizer), blank images from a failed read or from integer division by 255",
 )
 ONE_TARGET = Rule(
     "SC1707",
@@ -85,7 +77,7 @@ COPIES = Rule(
     "an epoch shows them again and again",
     fix="remove duplicates before the text is cut into sequences, and count epochs on what is left",
 )
-RULES = (NON_FINITE, BEYOND, LAST, ALIKE, ONE_TARGET, CODES, LABEL_INSIDE, FIXED, COPIES)
+RULES = (NON_FINITE, BEYOND, LAST, ONE_TARGET, CODES, LABEL_INSIDE, FIXED, COPIES)
 
 
 def unusable(data: Data) -> Iterator[Finding]:
@@ -102,7 +94,7 @@ def unusable(data: Data) -> Iterator[Finding]:
                 rows=scan.bad[spoilt.path],
                 samples=scan.samples,
                 key=scan.key,
-                where=named(spoilt.path),
+                where=batch_part(spoilt.path),
                 batch=spoilt.number,
                 loss=spoilt.loss,
                 mended=spoilt.mended,
@@ -131,20 +123,15 @@ def unusable(data: Data) -> Iterator[Finding]:
 
 
 def empty(data: Data) -> Iterator[Finding]:
-    """SC1706, SC1707, SC1715, SC1713: nothing to learn from, or the wrong thing."""
+    """SC1707, SC1715, SC1713: nothing to learn from, or the wrong thing."""
     from stabcheck.trial.data import contents, missing_values
 
     session, train, seed = data.session, data.train, data.bench.seed
     source = data.source(train.key)
-    alike = contents.inputs_alike(session, train)
-    if alike is not None:
-        padding = f" (and {alike.padding:g}, which fills up)" if alike.padding is not None else ""
-        where = " and ".join(map(named, alike.paths))
-        yield ALIKE.at(None, source=source, samples=alike.samples, where=where, value=alike.value, padding=padding)
     one = contents.targets_alike(session, train, seed)
     if one is not None:
         yield ONE_TARGET.at(
-            None, source=source, count=one.count, value=one.value, where=named(one.path), ignored=one.ignored
+            None, source=source, count=one.count, value=one.value, where=batch_part(one.path), ignored=one.ignored
         )
     copied = contents.label_among_inputs(session, train)
     if copied is not None:
@@ -153,7 +140,7 @@ def empty(data: Data) -> Iterator[Finding]:
             source=source,
             column=copied.column,
             columns=copied.columns,
-            where=named(copied.path),
+            where=batch_part(copied.path),
             samples=copied.samples,
         )
     code = missing_values.missing_codes(session, train)
@@ -166,7 +153,7 @@ def empty(data: Data) -> Iterator[Finding]:
             value=code.value,
             share=code.share,
             columns=_listed(code.columns),
-            where=named(code.path),
+            where=batch_part(code.path),
             low=code.low,
             high=code.high,
         )
@@ -184,7 +171,7 @@ def redundant(data: Data) -> Iterator[Finding]:
             source=source,
             count=len(fixed.columns),
             width=fixed.width,
-            where=named(fixed.path),
+            where=batch_part(fixed.path),
             value=fixed.value,
             samples=fixed.samples,
             columns=_listed(fixed.columns),
@@ -199,13 +186,3 @@ def redundant(data: Data) -> Iterator[Finding]:
 def _listed(columns: tuple[int, ...]) -> str:
     """Their numbers, the first five of many."""
     return ", ".join(map(str, columns[:5])) + (", ..." if len(columns) > 5 else "")
-
-
-def named(path: str) -> str:
-    """How a sentence speaks of a part of a batch."""
-    first, _, rest = path.partition(".")
-    if not first:
-        return "the batch"
-    if first.isdigit():
-        return f"batch[{first}]" + (f" ({rest})" if rest else "")
-    return f"'{path}'"

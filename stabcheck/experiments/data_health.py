@@ -2,7 +2,7 @@
 
 ## What it looks at
 One pass over each loader, as far as a few seconds reach: NaN and infinite values that get through to the loss, the batches with
-the largest and smallest ids and labels, the last batch, inputs or targets that are all alike, columns that never change,
+the largest and smallest ids and labels, the last batch, targets that are all alike, columns that never change,
 sequences that are copies, codes for missing values, the target among the inputs. Whether an input keeps its label in a second
 pass, whether labels of either side have to do with its inputs (by nearest neighbours) and mean the same in both, whether the
 dataset repeats its random augmentation. What only looks odd is tried out: a few dozen steps on the same batches shuffled, or
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from stabcheck.trial.data.scan import Scan
     from stabcheck.trial.session import Session
 
-SCAN_SECONDS, SCAN_SHARE = 2.0, 0.03
-"""Time for one pass over a loader: this share of what is left of the budget, at most SCAN_SECONDS."""
+SCAN_SECONDS = 2.0
+"""Time for one pass over a loader."""
 
 
 @dataclass
@@ -42,7 +42,6 @@ class Data:
 
     bench: Bench
     session: Session
-    seconds: float
     scans: list[Scan]
     measurements: dict[str, Any] = field(default_factory=dict)
     not_checked: list[NotChecked] = field(default_factory=list)
@@ -108,15 +107,15 @@ STAGES: tuple[tuple[Callable[[Data], Iterator[Finding]], ...], ...] = (
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Read both loaders, then try out what looks odd."""
     from stabcheck.trial.data.scan import scan
+    from stabcheck.trial.pace import Pace
 
     session = bench.session()
-    seconds = max(0.2, min(SCAN_SECONDS, SCAN_SHARE * bench.remaining()))
     keys = ["train_loader"] + ["val_loader"] * (session.setup.val_loader is not None)
     bench.tell(0.1, "reading the loaders")
-    scans = [scan(session, key, seconds, bench.seed) for key in keys]
+    scans = [scan(session, key, Pace.on(bench, SCAN_SECONDS), bench.seed) for key in keys]
     if not scans[0].batches:
         raise Skip("train_loader yields no batch")
-    data = Data(bench, session, seconds, [s for s in scans if s.batches])
+    data = Data(bench, session, [s for s in scans if s.batches])
     findings: list[Finding] = []
     for stage in STAGES:
         for rules in stage:
@@ -131,7 +130,7 @@ def _outcome(data: Data, findings: list[Finding]) -> Outcome:
     for s in data.scans:
         if not s.whole:
             beyond = f"{s.key} beyond its first {s.samples:,} samples"
-            data.unchecked(beyond, "the check's share of the time was up: raise --budget")
+            data.unchecked(beyond, f"reading all of it takes more than the {SCAN_SECONDS:g} s that are given to it")
         if s.bad and not any(finding.code == _data_health_values.NON_FINITE.code for finding in findings):
             data.measurements[f"non_finite_in_{s.key}"] = s.bad
     looked = " and ".join(f"{s.samples:,} samples of {s.key}" for s in data.scans)

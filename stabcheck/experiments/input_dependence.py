@@ -6,7 +6,8 @@ by one, in eval and in training mode, weights and every generator held. What cha
 operation of the forward is then compared to find the one that drops it. Gates that start at zero are opened first; where a
 dead or saturated activation ends the signal, or it shrinks until rounding swallows it, other checks speak. An input that the
 model spends weights on in vain is looked at again after a few training steps. In padded sequences the embeddings of the
-padding, and those of everything else, are disturbed in turn. Over several batches, inputs are looked at for being all alike.
+padding, and those of everything else, are disturbed in turn. Over several batches, inputs are looked at for being all alike;
+where the model's call cannot be seen, the batches themselves are.
 
 ## Why it matters
 A model that does not see its inputs learns the average of its targets: the loss falls at first, then stays, and nothing is
@@ -27,8 +28,10 @@ from stabcheck.check import Finding, NotChecked, Outcome, Rule, Skip, experiment
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
+    from stabcheck.trial.dependence.constant_inputs import Alike
     from stabcheck.trial.dependence.difference import Outputs
     from stabcheck.trial.dependence.subject import Subject
+    from stabcheck.trial.session import Session
 
 UNUSED = Rule(
     "SC1901",
@@ -91,25 +94,38 @@ ENOUGH = 8
 @experiment(title="Inputs matter", rules=(UNUSED, INVERTED, IGNORED_MASK, IGNORED_INPUT, ALIKE, CUT_OFF))
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Exchange the inputs, and disturb the padding."""
-    from stabcheck.trial.dependence.effect import varying
+    from stabcheck.trial.dependence.blank_batches import blank
     from stabcheck.trial.dependence.subject import subject
 
+    try:
+        with subject(bench) as found:
+            return _judged(bench, found)
+    except Skip as skip:
+        same = blank(bench)
+        if same is None:
+            raise
+        finding = _alike(bench, bench.shared(), same)
+        return Outcome(finding.message, (finding,), {}, (NotChecked("whether inputs have an effect", skip.reason),))
+
+
+def _judged(bench: Bench, found: Subject) -> Outcome:
+    from stabcheck.trial.dependence.constant_inputs import all_alike
+    from stabcheck.trial.dependence.effect import varying
+
     not_checked: list[NotChecked] = []
-    with subject(bench) as found:
-        axes = varying(found)
-        findings = _alike(bench, found)
-        ignored: list[str] = []
-        if axes and not findings:
-            findings, ignored = _effects(bench, found, axes, not_checked)
-        elif not axes:
-            why = (
-                "none that the model is given differs between the samples of the batch, along an axis that counts them"
-            )
-            not_checked.append(NotChecked("whether inputs have an effect", why))
-        reactions: dict[str, float] = {}
-        if not findings:
-            findings, reactions = _padding(bench, found)
-        findings = findings or list(_ignored(bench, found, axes, ignored))
+    axes = varying(found)
+    same = all_alike(found, BATCHES)
+    findings = [_alike(bench, found.session, same)] if same and same.samples >= ENOUGH else []
+    ignored: list[str] = []
+    if axes and not findings:
+        findings, ignored = _effects(bench, found, axes, not_checked)
+    elif not axes:
+        why = "none that the model is given differs between the samples of the batch, along an axis that counts them"
+        not_checked.append(NotChecked("whether inputs have an effect", why))
+    reactions: dict[str, float] = {}
+    if not findings:
+        findings, reactions = _padding(bench, found)
+    findings = findings or list(_ignored(bench, found, axes, ignored))
     measured = {"inputs": sorted(axes), "without_effect": ignored, "reactions": reactions}
     if not axes and not findings and not reactions:
         raise Skip(not_checked[0].why)
@@ -223,17 +239,5 @@ def _padding(bench: Bench, found: Subject) -> tuple[list[Finding], dict[str, flo
     return [], reactions
 
 
-def _alike(bench: Bench, found: Subject) -> list[Finding]:
-    from stabcheck.trial.dependence.constant_inputs import all_alike
-
-    same = all_alike(found, BATCHES)
-    if same is None or same.samples < ENOUGH:
-        return []
-    facts: dict[str, Any] = {
-        "batches": same.batches,
-        "samples": same.samples,
-        "what": same.what,
-        "name": same.name,
-        "value": same.value,
-    }
-    return [ALIKE.at(None, source=bench.source(found.session.setup.train_loader), **facts)]
+def _alike(bench: Bench, session: Session, same: Alike) -> Finding:
+    return ALIKE.at(None, source=bench.source(session.setup.train_loader), **vars(same))

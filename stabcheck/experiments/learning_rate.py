@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING
 from stabcheck import stats
 from stabcheck.check import Finding, NotChecked, Outcome, Rule, Skip, experiment
 from stabcheck.reading import LARGE_UPDATE, largest_update
+from stabcheck.recording import CONSTANT_LEVEL, Recording
 
 if TYPE_CHECKING:
-    from stabcheck.recording import Recording
     from stabcheck.trial.bench import Bench
     from stabcheck.trial.rates.probes import Probes
 
@@ -90,7 +90,7 @@ TOO_LOW = Rule(
 )
 
 
-@experiment(title="Learning rate", rules=(TOO_HIGH, TOO_LOW), needs_trial=True, cost="dear")
+@experiment(title="Learning rate", rules=(TOO_HIGH, TOO_LOW), needs_trial=True, reads=(CONSTANT_LEVEL,), cost="dear")
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Judge the planned rate by short trainings at others."""
     from stabcheck.trial.rates.probes import Probes
@@ -147,14 +147,14 @@ class _Case:
         probes, recording = self.probes, self.recording
         base, momentum, update = probes.losses(1.0), self._momentum(), largest_update(recording)
         large = (update or 0.0) > LARGE_UPDATE or (margin or 0.0) > 1 or momentum > MOST_MOMENTUM
-        if update is not None and update < HARMLESS and not probes.scale.is_lost(probes.end(base)):
+        if update is not None and update < HARMLESS and not probes.bounds.is_lost(probes.end(base)):
             return None
-        if probes.scale.share(probes.scale.first) < -BAD_START or not (probes.is_bad(base) or large):
+        if probes.scale.share(probes.bounds.first) < -BAD_START or not (probes.is_bad(base) or large):
             return None
         if not probes.affords(2 * probes.steps):
             self.not_checked.append(NotChecked("whether a lower rate does better", "it does not fit the budget"))
             return None
-        lost = probes.is_bad(base) and probes.scale.is_lost(probes.end(base))
+        lost = probes.is_bad(base) and probes.bounds.is_lost(probes.end(base))
         better = self._lower(base, lost=lost)
         # The shortened warm-up is the harder one: a tenth of the peak must have been too much as well.
         tenth = probes.plan.ramp and probes.is_good(probes.losses(DOWNWARDS[0]), LEARNT, beside_lost=lost)
@@ -170,8 +170,8 @@ class _Case:
         times = 1 / (1 - momentum) if momentum < 1 else math.inf
         return TOO_HIGH.at(
             None, rate=self.rate, better=self.rate * better, good=probes.end(probes.losses(better)), short=probes.steps,
-            long=steps, finals=", ".join(finals), constant=probes.scale.height,
-            level="best constant guess" if probes.scale.is_known else "at the start", repeats=REPEATS,
+            long=steps, finals=", ".join(finals), constant=probes.scale.constant,
+            level="best constant guess" if probes.bounds.is_known else "at the start", repeats=REPEATS,
             momentum=f"; momentum {momentum:g} makes it act like {self.rate * times:.3g}" if momentum > 0.95 else "",
             remedy=f", or the momentum to 0.9 (a rate acts {times:.3g} times as long)" if momentum > 0.95 else "",
         )  # fmt: skip
@@ -197,7 +197,7 @@ class _Case:
         probes, planned = self.probes, self.recording.planned_steps
         if lost:
             losses = probes.losses(1.0, repeat)
-            return losses if probes.scale.is_lost(probes.end(losses)) else None
+            return losses if probes.bounds.is_lost(probes.end(losses)) else None
         steps = max(probes.steps, min(LONG, planned or LONG) * self.recording.accumulate_steps)
         if not probes.affords(steps):
             self.not_checked.append(

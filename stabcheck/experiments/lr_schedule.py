@@ -22,6 +22,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stabcheck.check import Finding, Outcome, Rule, Skip, Source, experiment
+from stabcheck.experiments._lr_schedule_words import facts_of
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
@@ -214,8 +215,6 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
 
 def _finding(bench: Bench, run: Forecast) -> Finding | None:
     """The fault of the whole curve in words."""
-    from stabcheck.trial.schedule.words import facts_of
-
     if run.fault is None:
         return None
     rule = RULE_OF[run.fault.kind]

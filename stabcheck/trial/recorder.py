@@ -15,7 +15,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from stabcheck.check import Skip
-from stabcheck.recording import Clipping, PrecisionFacts, Recording
+from stabcheck.recording import CONSTANT_LEVEL, OPTIMIZER_STEPS, Clipping, PrecisionFacts, Recording
 from stabcheck.trial import batches, norms, records, yardsticks
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.disturbance import matters
@@ -163,7 +163,7 @@ class _Trial:
         raw, seen = records.table(self.raw), records.table(self.seen)
         known = self.spy.optimizers or ([setup.optimizer] if setup.optimizer is not None else [])
         if not self.spy.optimizers:
-            self.not_recorded.append(("optimizer steps", "no torch.optim.Optimizer of this model stepped in the trial"))
+            self.not_recorded.append((OPTIMIZER_STEPS, "no torch.optim.Optimizer of this model stepped in the trial"))
         steps = records.step_records(self.steps, raw, seen)
         signals = records.signal_records(self.signals)
         parameters = records.parameter_records(
@@ -175,7 +175,7 @@ class _Trial:
         bench.tell(None, "measuring the loss's own levels")
         levels = yardsticks.measure(session, self.kept_batches, bench.seed)
         if levels.constant is None:
-            self.not_recorded.append(("the level of a constant prediction", levels.note))
+            self.not_recorded.append((CONSTANT_LEVEL, levels.note))
         bad = ("input", "", self.bad_batch) if self.bad_batch is not None else None
         return Recording(
             target=bench.entry.target, seed=bench.seed, loop="train_step" if setup.train_step else "textbook",

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from stabcheck.check import Outcome
+from stabcheck.experiments import data_health
 from stabcheck.experiments.data_health import CHECK
 from stabcheck.report import plain
 from stabcheck.trial.bench import Bench
+from stabcheck.trial.data import preprocessing, sample_order, scaling
 from tests.experiments.data_cases import FAULTY, HEALTHY
 
 MakeBench = Callable[..., Bench]
@@ -40,3 +42,28 @@ def test_a_fault_is_named_and_nothing_else(make_bench: MakeBench, name: str) -> 
 @pytest.mark.parametrize("name", HEALTHY)
 def test_what_is_near_to_a_fault_is_sound(make_bench: MakeBench, name: str) -> None:
     assert found(check(make_bench, HEALTHY[name])) == {}
+
+
+def test_what_takes_too_long_is_said_and_not_judged(make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no time for more than the first few steps every experiment says so; none of them finds a fault."""
+    for module, name in ((sample_order, "SECONDS"), (scaling, "SECONDS"), (preprocessing, "SECONDS")):
+        monkeypatch.setattr(module, name, 0.0)
+    said = {
+        "SC1704": "what the order of the training data does",
+        "SC1708": "what the scale of the inputs does",
+        "SC1709": "what the scale of the targets does",
+    }
+    for code, what in said.items():
+        function = next(case for found_code, _, case in FAULTY.values() if found_code == code)
+        outcome = check(make_bench, function)
+
+        assert found(outcome) == {}
+        assert any(item.what == what and "too" in item.why for item in outcome.not_checked), outcome.not_checked
+
+
+def test_a_pass_that_is_broken_off_is_said(make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_health, "SCAN_SECONDS", 0.0)
+
+    outcome = check(make_bench, next(iter(HEALTHY.values())))
+
+    assert any(item.what.startswith("train_loader beyond its first") for item in outcome.not_checked)

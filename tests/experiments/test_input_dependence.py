@@ -239,6 +239,37 @@ def test_rows_that_are_all_equal(make_bench: Make) -> None:
         run(make_bench, setup(make, torch.ones(96, 6), torch.zeros(96, dtype=torch.long)))
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_blank_batches_of_a_step_that_hides_the_call(seed: int, make_bench: Make) -> None:
+    """The batches are looked at where the model's call is not seen."""
+    lengths = torch.arange(96) % 9 + 4
+    words = (torch.arange(13) < lengths[:, None]).long()
+    bits = torch.randint(0, 2, (96, 13), generator=torch.Generator().manual_seed(seed))
+    labels = torch.arange(96) % 3
+
+    def hidden(ids: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
+        made = setup(lambda: Model(bag, embedding=nn.Embedding(20, 8), head=nn.Linear(8, 3)), ids, labels)()
+        model, optimizer = made["model"], made["optimizer"]
+
+        def train_step(batch: Any) -> float:
+            loss = F.cross_entropy(model(batch[0]), batch[1])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            return loss.item()
+
+        return {**{key: item for key, item in made.items() if key != "loss_fn"}, "train_step": train_step}
+
+    outcome = run(make_bench, lambda: hidden(words, labels), seed)
+
+    evidence = {"what": "number", "name": "batch[0]", "value": "1 (or 0, which fills up)", "samples": 96}
+    assert only(outcome).code == "SC1905"
+    assert evidence.items() <= only(outcome).evidence.items()
+    for ids, kinds in ((bits, labels), (words, torch.zeros(96, dtype=torch.long))):
+        with pytest.raises(Skip, match="outside train_step"):
+            run(make_bench, lambda given=(ids, kinds): hidden(*given), seed)
+
+
 def test_masks_and_identifiers_that_nobody_reads_are_no_fault(make_bench: Make) -> None:
     ids = texts()
 

@@ -1,8 +1,7 @@
-"""What samples consist of: inputs that are all alike, targets that are, the label among the inputs, classes."""
+"""What samples consist of: targets that are all alike, the label among the inputs, classes."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,102 +11,16 @@ import torch
 
 from stabcheck.check import Skip
 from stabcheck.trial import batches
-from stabcheck.trial.data.scan import Scan, class_labels, input_paths, replaced, scalar_targets, target_paths
+from stabcheck.trial.data.scan import Scan, class_labels, input_paths, replaced, target_paths
 from stabcheck.trial.data.unusable_batches import loss_of
 from stabcheck.trial.losses import IGNORE_INDEX
 from stabcheck.trial.session import Session
-from stabcheck.trial.split.fields import leaves
 from stabcheck.userland import UserCodeError
 
 Array = np.ndarray[Any, Any]
 
 FEWEST = 50
 """Samples below which nothing is said about what they have in common."""
-
-ENDS = ("mask", "type", "length", "position", "index", "id")
-"""Words in the names of leaves that may well be the same in every sample; "id" only as the whole word."""
-
-
-# --- alike
-
-
-@dataclass(frozen=True)
-class Alike:
-    """Inputs in which nothing differs from sample to sample, while the targets do."""
-
-    paths: tuple[str, ...]
-    value: float
-    samples: int
-    padding: float | None
-    """The value beside it that only fills up sequences; None if there is none."""
-
-
-def inputs_alike(session: Session, scan: Scan) -> Alike | None:
-    """Whether every input leaf holds one value throughout, sequences filled up with another one, while targets differ."""
-    first = scan.batches[0]
-    paths = [p for p in input_paths(session.setup, first) if not _is_extra(p)]
-    if not paths or _kept(scan) < FEWEST or not _targets_differ(session, scan):
-        return None
-    value, padding = math.nan, None
-    for path in paths:
-        column = scan.column(path)
-        if len(column) != len(scan.batches) or any(c.dtype.kind not in "fiu" or c.ndim < 2 for c in column):
-            return None
-        found = _one_value(column)
-        if found is None:
-            return None
-        value, padding = found
-    return Alike(tuple(paths), value, _kept(scan), padding)
-
-
-def _is_extra(path: str) -> bool:
-    words = path.lower().replace(".", "_").split("_")
-    return any(word in path.lower() for word in ENDS[:-1]) or (path.lower().endswith("_id") or words == ["id"])
-
-
-def _kept(scan: Scan) -> int:
-    return sum(map(batches.size, scan.batches))
-
-
-def _targets_differ(session: Session, scan: Scan) -> bool:
-    """Whether targets are known and differ from sample to sample."""
-    seen: set[bytes] = set()
-    for batch in scan.batches:
-        held = leaves(batch)
-        values = scalar_targets(session.setup, batch, held)
-        if values is not None:
-            seen |= {v.tobytes() for v in values}
-        else:
-            for path in target_paths(session.setup, batch, held):
-                leaf = held[path]
-                if isinstance(leaf, np.ndarray) and leaf.ndim:
-                    seen |= {row.tobytes() for row in leaf}
-        if len(seen) > 1:
-            return True
-    return False
-
-
-def _one_value(column: list[Array]) -> tuple[float, float | None] | None:
-    """(the value that fills every sample, the value that pads it); None if samples hold anything else."""
-    kinds: set[float] = set()
-    for leaf in column:
-        kinds |= set(np.unique(leaf[:4096]).astype(float).tolist())
-        if len(kinds) > 2:
-            return None
-    if len(kinds) == 1:
-        return kinds.pop(), None
-    if any(leaf.dtype.kind == "f" or leaf.ndim != 2 for leaf in column):
-        return None
-    for padding in kinds:
-        (value,) = kinds - {padding}
-        # Padding is a run at one end of each sequence, the same end throughout.
-        changes = [(np.diff((leaf == padding).astype(np.int8), axis=1)) for leaf in column]
-        right = all((c >= 0).all() and (leaf[:, 0] == value).all() for c, leaf in zip(changes, column, strict=True))
-        left = all((c <= 0).all() and (leaf[:, -1] == value).all() for c, leaf in zip(changes, column, strict=True))
-        # Several values of one kind: a yes-or-no sequence that happens to be ordered is no padding.
-        if (right or left) and any(leaf.shape[1] >= 3 for leaf in column):
-            return value, padding
-    return None
 
 
 @dataclass(frozen=True)
@@ -134,6 +47,10 @@ def targets_alike(session: Session, scan: Scan, seed: int) -> OneTarget | None:
         if _kept(scan) >= FEWEST and len(kinds) == 1 and _matters(session, scan, path, int(kinds[0]), seed):
             return OneTarget(path, int(kinds[0]), len(counted), 1 - len(counted) / every)
     return None
+
+
+def _kept(scan: Scan) -> int:
+    return sum(map(batches.size, scan.batches))
 
 
 def _matters(session: Session, scan: Scan, path: str, value: int, seed: int) -> bool:

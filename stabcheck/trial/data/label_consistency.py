@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from stabcheck.trial import batches
 from stabcheck.trial.data.scan import Scan, class_labels, input_paths, target_paths
+from stabcheck.trial.pace import Pace
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
 from stabcheck.trial.split.fields import leaves
@@ -48,25 +48,22 @@ class Pairing:
         )
 
 
-def pairing(session: Session, scan: Scan, seconds: float, seed: int) -> Pairing | None:
-    """Read the loader again and look up each input's label of the first pass; None without classes, or where too few inputs
-    come again with the same content, as under augmentation."""
+def pairing(session: Session, scan: Scan, pace: Pace, seed: int) -> Pairing | None:
+    """Read the loader again, as far as `pace` goes, and look up each input's label of the first pass; None without classes,
+    or where too few inputs come again with the same content, as under augmentation."""
     if not scan.labels:
         return None
     first, doubtful = _known(session, scan)
     if len(first) < FEWEST:
         return None
     agreed, old, new = 0, [], []
-    started = time.monotonic()
     with kept_rng(seed + 1):
-        for batch in session.epoch("train_loader"):
+        for batch in pace.through(session.epoch("train_loader")):
             for content, label in _rows(session, batch):
                 if content in first and content not in doubtful:
                     agreed += first[content] == label
                     old.append(first[content])
                     new.append(label)
-            if time.monotonic() - started > seconds:
-                break
     if not old:
         return None
     one, two = (np.unique(np.asarray(side), return_counts=True) for side in (old, new))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,8 +16,9 @@ from stabcheck.setup import TrainingSetup
 from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.data.scan import Scan, input_paths, replaced
-from stabcheck.trial.data.short_training import Scale, course, level
+from stabcheck.trial.data.short_training import course, level, scale_of
 from stabcheck.trial.data.units import Units, units
+from stabcheck.trial.pace import Pace
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.split.fields import leaves
 from stabcheck.trial.split.samples import behind
@@ -32,11 +32,14 @@ ELEMENTS = 1024
 FEWEST = 24
 """Samples of a side below which its units are not known well enough."""
 
+EACH = 25
+"""Steps between two looks at the losses."""
+
 JUDGED = 256
 """Samples of each side on which losses are compared."""
 
 STEPS, SECONDS = 150, 8.0
-"""Training before the validation loss means something."""
+"""Training before the validation loss means something, and the time that it may take."""
 
 LEARNT = 0.3
 """Progress on training samples from which on it does."""
@@ -57,7 +60,8 @@ Repair = Callable[[torch.Tensor], torch.Tensor]
 
 
 BLOCKS, READ, READING_SECONDS = 6, 512, 1.0
-"""Stretches of the training data, in the order of the dataset, that are compared with each other; samples read for it."""
+"""Stretches of the training data, in the order of the dataset, that are compared with each other; samples read for it, and the
+time that this may take."""
 
 BEYOND = 3.0
 """Times what two stretches of the training data differ by, up to which validation may differ by itself: data that is ordered
@@ -97,8 +101,12 @@ class Suspicion:
         )
 
 
-def suspicions(setup: TrainingSetup, train: Scan, val: Scan) -> list[Suspicion]:
-    """The input leaves of fractions whose units differ between the sides."""
+def suspicions(bench: Bench, setup: TrainingSetup, train: Scan, val: Scan) -> list[Suspicion]:
+    """The input leaves of fractions whose units differ between the sides.
+
+    Raises:
+        Skip: reading more of the training data takes too long.
+    """
     found = []
     common = set(leaves(val.batches[0]))
     for path in input_paths(setup, train.batches[0]):
@@ -113,7 +121,7 @@ def suspicions(setup: TrainingSetup, train: Scan, val: Scan) -> list[Suspicion]:
         if one is None or two is None or one.axis != two.axis or one.mean.shape != two.mean.shape:
             continue
         suspicion = compare(path, one, two, elements(sides[0]), elements(sides[1]))
-        if suspicion is not None and suspicion.exceeds(drift(setup, train, path)):
+        if suspicion is not None and suspicion.exceeds(drift(setup, train, path, Pace.on(bench, READING_SECONDS))):
             found.append(suspicion)
     return found
 
@@ -129,10 +137,10 @@ def _tensors(scan: Scan, path: str) -> list[torch.Tensor]:
     return taken
 
 
-def drift(setup: TrainingSetup, train: Scan, path: str) -> tuple[float, float]:
+def drift(setup: TrainingSetup, train: Scan, path: str, pace: Pace) -> tuple[float, float]:
     """(ratio of spreads, difference of means in spreads) between the two most different of BLOCKS stretches of the training
     data, at the median feature, beyond what stretches of shuffled data differ by."""
-    rows = _in_order(setup.train_loader, path)
+    rows = _in_order(setup.train_loader, path, pace)
     if rows is None:
         rows = torch.cat(_tensors(train, path)).float()
     mixed = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
@@ -155,26 +163,31 @@ def _between_blocks(rows: torch.Tensor) -> tuple[float, float]:
     return float((spreads.amax(0) / spreads.amin(0)).median()), float(shift.median())
 
 
-def _in_order(loader: Any, path: str) -> torch.Tensor | None:
+def _in_order(loader: Any, path: str, pace: Pace) -> torch.Tensor | None:
     """A leaf of training samples in the order of their dataset; None where it cannot be read by index."""
-    started = time.monotonic()
-    found: list[torch.Tensor] = []
+    found: dict[int, torch.Tensor] = {}
     try:
         with kept_rng():
             source = behind(loader, "train_loader")
             if source.style != "items":
                 return None
-            for position in np.unique(np.linspace(0, len(source.indices) - 1, READ).astype(int)).tolist():
+            for position in pace.through(_coarse_to_fine(len(source.indices))):
                 leaf = leaves(source.read(source.indices[position])).get(path)
                 if not isinstance(leaf, np.ndarray) or leaf.dtype.kind not in "fiu":
                     return None
-                found.append(torch.as_tensor(np.array(leaf, dtype=np.float32)))
-                if time.monotonic() - started > READING_SECONDS:
-                    return None
+                found[position] = torch.as_tensor(np.array(leaf, dtype=np.float32))
     except UserCodeError:
         return None
-    same = len({tensor.shape for tensor in found}) == 1 and len(found) >= 2 * BLOCKS
-    return torch.stack(found) if same else None
+    pace.require_in_time()
+    same = len({tensor.shape for tensor in found.values()}) == 1 and len(found) >= 2 * BLOCKS
+    return torch.stack([found[position] for position in sorted(found)]) if same else None
+
+
+def _coarse_to_fine(count: int) -> list[int]:
+    """Up to READ positions of `count`: the first 2, 4, 8 ... of them are spread evenly (van der Corput 1935)."""
+    digits = READ.bit_length() - 1
+    reversed_bits = [int(f"{i:0{digits}b}"[::-1], 2) for i in range(READ)]
+    return list(dict.fromkeys(i * count // READ for i in reversed_bits))
 
 
 def elements(pieces: list[torch.Tensor]) -> Units | None:
@@ -255,13 +268,15 @@ class Undone:
         return abs(self.progress.repaired - self.progress.val) < UNMOVED
 
 
-def undo(bench: Bench, train: Scan, val: Scan, repairs: dict[str, Repair], seed: int) -> Undone | None:
-    """Train for a while and validate twice, once with the leaves repaired; None if it cannot be had."""
+def undo(bench: Bench, train: Scan, val: Scan, repairs: dict[str, Repair], seed: int) -> Undone:
+    """Train for a while and validate twice, once with the leaves repaired.
+
+    Raises:
+        Skip: it cannot be had: no yardstick, no time, a set-up that cannot be trained.
+    """
     session = bench.session()
     if not session.can_step:
-        return None
-    limit = min(SECONDS, 0.1 * bench.remaining())
-    deadline = time.monotonic() + limit
+        raise Skip("no optimizer given: add 'optimizer' or 'train_step' to the set-up")
     judged = batches.holding(val.batches, JUDGED)
     mended = judged
     for path, repair in repairs.items():
@@ -269,20 +284,20 @@ def undo(bench: Bench, train: Scan, val: Scan, repairs: dict[str, Repair], seed:
     own = batches.holding(train.batches, JUDGED)
     rates = bench.peak_rates() if session.setup.scheduler is not None else ()
     try:
-        scale = Scale(session, own, seed)
-        if not scale.known:
-            return None
-        steps = 0
+        scale = scale_of(session, own, seed)
+        if scale is None:
+            raise Skip("no constant guess is known to compare with")
         endless = itertools.cycle(train.batches)
-        while steps < STEPS and time.monotonic() < deadline:
-            losses = course(
-                session, itertools.islice(endless, 25), steps=25, seed=seed + steps, rates=rates, deadline=deadline
-            )
-            steps += len(losses)
+        pace = Pace.on(bench, SECONDS, STEPS)
+        while not pace.is_cut and pace.taken < pace.most:
+            some = itertools.islice(endless, EACH)
+            course(session, some, steps=EACH, seed=seed + pace.taken, rates=rates, pace=pace)
             on = Levels(*(level(session, which, seed) for which in (own, judged, mended)))
-            progress = Levels(*(scale.progress(loss) for loss in on))
+            progress = Levels(*(scale.share(loss) for loss in on))
             if progress.train >= 2 * LEARNT and progress.repaired >= LEARNT:
                 break
-    except (UserCodeError, Skip):
-        return None
-    return Undone(on, progress, steps) if steps else None
+    except UserCodeError as error:
+        raise Skip(f"the set-up could not be trained ({error})") from None
+    if progress.train < LEARNT and pace.most < STEPS:
+        raise Skip(f"the {pace.taken} steps that there is time for teach it too little")
+    return Undone(on, progress, pace.taken)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,8 @@ from stabcheck.check import Skip
 from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.data.scan import Scan, scalar_targets
-from stabcheck.trial.data.short_training import Scale, course, level
+from stabcheck.trial.data.short_training import course, level, scale_of
+from stabcheck.trial.pace import Pace
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
 from stabcheck.trial.split.samples import unbatched
@@ -39,8 +39,8 @@ orders always have in common."""
 HARMFUL = ((LEARNT, 0.25), (0.5, 0.5))
 """(progress in random order, share of it that the order of the loader stays below). A healthy order is worth as much."""
 
-STEPS, SECONDS = 300, 6.0
-"""Steps and seconds that an arm takes at most."""
+STEPS, SECONDS = 300, 3.0
+"""Steps that an arm takes at most, and the time that they may take."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def worth_of_mixing(bench: Bench, scan: Scan, seed: int) -> Worth | None:
     taken; None if it cannot be had.
 
     Raises:
-        Skip: the set-up does not say how it trains, or there is no time for it.
+        Skip: the set-up does not say how it trains, or there is no time to find out.
     """
     first, second = bench.session(), bench.session()
     if not first.can_step:
@@ -195,22 +195,24 @@ def worth_of_mixing(bench: Bench, scan: Scan, seed: int) -> Worth | None:
     if probes is None or mixed is None:
         return None
     each = min(STEPS, first.steps_per_epoch or STEPS)
-    deadline = time.monotonic() + min(SECONDS, 0.1 * bench.remaining())
+    pace = Pace.on(bench, SECONDS, STEPS)
     try:
         with kept_rng(0):
             judged = batches.holding(probes, JUDGED)
-        scale = Scale(first, judged, seed)
-        if not scale.known:
+        scale = scale_of(first, judged, seed)
+        if scale is None:
             return None
         steps = 0
         while True:
-            given = course(first, _Epoch(first), steps=each, seed=seed + steps, deadline=deadline)
+            given = course(first, _Epoch(first), steps=each, seed=seed + steps, pace=pace)
             course(second, mixed, steps=len(given), seed=seed + steps)
             steps += len(given)
             losses = level(first, judged, seed), level(second, judged, seed)
-            worth = Worth(scale.progress(losses[0]), scale.progress(losses[1]), steps, *losses)
+            worth = Worth(scale.share(losses[0]), scale.share(losses[1]), steps, *losses)
             done = worth.is_harmful or worth.mixed >= HARMFUL[-1][0]
-            if done or steps + each > STEPS or time.monotonic() > deadline:
+            if done or steps + each > pace.most:
+                if worth.mixed < LEARNT and pace.most < STEPS:
+                    raise Skip(f"the {steps} steps that there is time for teach it too little")
                 return worth
     except UserCodeError:
         return None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,13 +12,15 @@ import numpy as np
 import torch
 
 from stabcheck.check import Skip
+from stabcheck.reading import Scale
 from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.data.reach import reach
 from stabcheck.trial.data.scan import Scan, replaced, target_paths
-from stabcheck.trial.data.short_training import Scale, changed_arguments, course, tail
+from stabcheck.trial.data.short_training import changed_arguments, course, scale_of, tail
 from stabcheck.trial.data.units import Units, units
 from stabcheck.trial.modes import undisturbed
+from stabcheck.trial.pace import Pace
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
 from stabcheck.trial.split.fields import leaves
@@ -38,21 +40,25 @@ LEARNT, COPES = 0.25, 0.5
 """Progress in standard units that shows that there is something to learn, and the share of it that shows that training
 copes without them."""
 
-BATCHES, SECONDS = 32, 8.0
+BATCHES, SECONDS = 32, 4.0
+"""Batches that are trained on, and the time for STEPS on them."""
+
+
+What = Literal["inputs", "targets"]
 
 
 @dataclass(frozen=True)
 class Worth:
     """Progress from the constant guess (0) to the floor (1)."""
 
-    what: Literal["inputs", "targets"]
+    what: What
     where: str
     units: Units
     raw: float | None
     """The most within `raw_steps` with the units as they are, -inf if the loss became NaN or infinite at once; None if
     standard units do not help anyway."""
     standard: float
-    """After STEPS in standard units, the lower of two seeds."""
+    """After `steps` in standard units, the lower of two seeds."""
     raw_steps: int
     steps: int
 
@@ -69,11 +75,11 @@ def suspect(found: Units | None) -> bool:
     return found.worst > SUSPECT or found.largest_spread < 1 / SUSPECT
 
 
-def suspects(session: Session, scan: Scan, seed: int) -> dict[tuple[str, str], Units]:
+def suspects(session: Session, scan: Scan, seed: int) -> dict[tuple[What, str], Units]:
     """("inputs", path among the model's arguments) or ("targets", path in the batch) -> the units that look odd."""
     taken = scan.batches[:8]
     arguments = _arguments(session, taken, seed)
-    found: dict[tuple[str, str], Units] = {}
+    found: dict[tuple[What, str], Units] = {}
     for path, pieces in arguments.items():
         unit = units(pieces)
         if unit is not None and suspect(unit):
@@ -108,52 +114,72 @@ def _arguments(session: Session, taken: Sequence[Any], seed: int) -> dict[str, l
     return found
 
 
-def worth(bench: Bench, scan: Scan, what: str, path: str, unit: Units, seed: int) -> Worth | None:
-    """The experiment; None where it cannot be had: no yardstick, no time, a set-up that does not take standard units."""
+def worth(bench: Bench, scan: Scan, what: What, path: str, unit: Units, seed: int) -> Worth:
+    """The experiment.
+
+    Raises:
+        Skip: it cannot be had: no yardstick, no time, a set-up that cannot be trained or does not take standard units.
+    """
     given = scan.batches[:BATCHES]
     session = bench.session()
     if not session.can_step:
-        return None
+        raise Skip("no optimizer given: add 'optimizer' or 'train_step' to the set-up")
     rates = bench.peak_rates() if session.setup.scheduler is not None else ()
-    limit = min(SECONDS, 0.1 * bench.remaining())
     try:
-        raw_scale = Scale(session, given[:4], seed)
-        standard = math.inf if raw_scale.known else None
-        for again in (seed, seed + 1):
-            if standard is None or standard < LEARNT:
-                break
-            reached = _standard(bench, given, what, path, unit, again, rates, limit)
-            standard = None if reached is None else min(standard, reached)
-        if standard is None:
-            return None
-        kind: Literal["inputs", "targets"] = "inputs" if what == "inputs" else "targets"
+        scale = scale_of(session, given[:4], seed)
+        if scale is None:
+            raise Skip("no constant guess is known to compare with")
+        pace = Pace.on(bench, SECONDS, STEPS)
+        standard = _standard(bench, given, what, path, unit, seed, rates, pace)
+        steps = int(pace.most)
+        if standard >= LEARNT:
+            again = Pace.on(bench, math.inf, steps)
+            standard = min(standard, _standard(bench, given, what, path, unit, seed + 1, rates, again))
         if standard < LEARNT:
-            return Worth(kind, path, unit, None, standard, 0, STEPS)
-        best, steps = -math.inf, 0
-        deadline = time.monotonic() + PATIENCE * limit / 2
-        while steps < PATIENCE * STEPS and best < COPES * standard and time.monotonic() < deadline:
-            losses = course(session, given, steps=STEPS, seed=seed + steps, rates=rates, deadline=deadline)
-            steps += len(losses)
-            best = max(best, raw_scale.progress(tail(losses)))
-            if not math.isfinite(losses[-1]):
-                break
-    except (UserCodeError, Skip):
-        return None
-    return Worth(kind, path, unit, best, standard, steps, STEPS)
+            if steps < STEPS:
+                raise Skip(f"the {steps} steps that there is time for teach it too little")
+            return Worth(what, path, unit, None, standard, 0, steps)
+        raw, raw_steps = _raw(bench, session, scale, given, rates, enough=COPES * standard, steps=steps, seed=seed)
+    except UserCodeError:
+        raise Skip("the set-up could not be trained in standard units") from None
+    return Worth(what, path, unit, raw, standard, raw_steps, steps)
+
+
+def _raw(
+    bench: Bench,
+    session: Session,
+    scale: Scale,
+    given: list[Any],
+    rates: Sequence[float],
+    *,
+    enough: float,
+    steps: int,
+    seed: int,
+) -> tuple[float, int]:
+    """(most progress with the units as they are in PATIENCE times the steps, steps taken): done once it is `enough`."""
+    pace = Pace.on(bench, math.inf)
+    best = -math.inf
+    while pace.taken < PATIENCE * steps and best < enough:
+        losses = course(session, given, steps=steps, seed=seed + pace.taken, rates=rates, pace=pace)
+        best = max(best, scale.share(tail(losses)))
+        if not math.isfinite(losses[-1]):
+            break
+    return best, pace.taken
 
 
 def _standard(
-    bench: Bench, given: list[Any], what: str, path: str, unit: Units, seed: int, rates: Sequence[float], limit: float
-) -> float | None:
-    """Progress with standard units; None if there is no yardstick."""
+    bench: Bench, given: list[Any], what: str, path: str, unit: Units, seed: int, rates: Sequence[float], pace: Pace
+) -> float:
+    """Progress with standard units."""
     session = bench.session()
+    change: contextlib.AbstractContextManager[None] = changed_arguments(
+        session, lambda p, t: unit.standard(t) if p == path and t.is_floating_point() else t
+    )
     if what == "targets":
         given = [replaced(batch, path, unit.standard) for batch in given]
-        scale = Scale(session, given[:4], seed)
-        deadline = time.monotonic() + limit
-        return scale.progress(tail(course(session, given, steps=STEPS, seed=seed, rates=rates, deadline=deadline)))
-    with changed_arguments(session, lambda p, t: unit.standard(t) if p == path and t.is_floating_point() else t):
-        scale = Scale(session, given[:4], seed)
-        deadline = time.monotonic() + limit
-        losses = course(session, given, steps=STEPS, seed=seed, rates=rates, deadline=deadline)
-    return scale.progress(tail(losses)) if scale.known else None
+        change = contextlib.nullcontext()
+    with change:
+        scale = scale_of(session, given[:4], seed)
+        if scale is None:
+            raise Skip("in standard units no constant guess is known to compare with")
+        return scale.share(tail(course(session, given, steps=STEPS, seed=seed, rates=rates, pace=pace)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 
 from stabcheck.setup import TrainingSetup
 from stabcheck.trial import batches
+from stabcheck.trial.pace import Pace
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
 from stabcheck.trial.split.fields import TARGET_NAMES, leaves
@@ -54,7 +54,6 @@ class Scan:
     """For each batch its class labels, as whole numbers (n,); empty if a batch has none."""
     values: list[Array] = field(default_factory=list)
     """For each batch its targets, where they are one number each, float64 (n,); empty if a batch has none."""
-    seconds: float = 0.0
 
     @property
     def samples(self) -> int:
@@ -72,17 +71,16 @@ class Scan:
         return [leaf for leaf in found if isinstance(leaf, np.ndarray)] if found else []
 
 
-def scan(session: Session, key: str, seconds: float, seed: int) -> Scan:
-    """Read the loader once, for about `seconds`. Every generator is put back; the loader's own is the session's.
+def scan(session: Session, key: str, pace: Pace, seed: int) -> Scan:
+    """Read the loader once, as far as `pace` goes. Every generator is put back; the loader's own is the session's.
 
     Raises:
         UserCodeError: the loader raised.
     """
     found = Scan(key)
-    started = time.monotonic()
     kept, classes, scalars = 0, True, True
     with kept_rng(seed):
-        for number, batch in enumerate(session.epoch(key)):
+        for number, batch in enumerate(pace.through(session.epoch(key))):
             held = leaves(batch)
             found.sizes.append(batches.size(batch))
             found.last = batch
@@ -98,12 +96,8 @@ def scan(session: Session, key: str, seconds: float, seed: int) -> Scan:
                 found.values.append(values)
             if kept <= KEPT_BYTES or not found.batches:
                 found.batches.append(batch)
-            if time.monotonic() - started > seconds:
-                break
-        else:
-            found.whole = True
+    found.whole = not pace.is_cut
     found.labels, found.values = found.labels if classes else [], found.values if scalars else []
-    found.seconds = time.monotonic() - started
     return found
 
 

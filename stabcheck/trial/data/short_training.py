@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from stabcheck import stats
+from stabcheck.reading import Scale
 from stabcheck.trial import batches
 from stabcheck.trial.hooks import attached
 from stabcheck.trial.modes import kept_modes
+from stabcheck.trial.pace import Pace
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
 from stabcheck.trial.steps import step_losses
@@ -33,19 +35,24 @@ def course(
     steps: int,
     seed: int,
     rates: Sequence[float] = (),
-    deadline: float = math.inf,
+    pace: Pace | None = None,
 ) -> list[float]:
     """Losses of up to `steps` training steps of the set-up's own on these batches, from the first again at their end;
-    shorter if a loss is not finite or time.monotonic() passes `deadline`. `rates`, where given, are the learning rates
-    of the parameter groups throughout: a warm-up is not what is asked.
+    shorter if a loss is not finite or `pace` allows fewer. `rates`, where given, are the learning rates of the parameter
+    groups throughout: a warm-up is not what is asked.
 
     Raises:
         UserCodeError: the step raised.
+        Skip: it takes too long, or the set-up does not say how it trains.
     """
-    endless = (batches.clone(batch) for batch in itertools.cycle(given))
+    pace = pace or Pace(math.inf)
+    wanted = itertools.islice((batches.clone(batch) for batch in itertools.cycle(given)), steps)
     with kept_rng(seed):
-        taken = step_losses(session, itertools.islice(endless, steps), rates=rates, deadline=deadline)
-        return [math.nan if loss is None else loss for loss in taken]
+        losses = [
+            math.nan if loss is None else loss for loss in step_losses(session, pace.through(wanted), rates=rates)
+        ]
+    pace.require_in_time()
+    return losses
 
 
 def tail(losses: Sequence[float]) -> float:
@@ -54,27 +61,16 @@ def tail(losses: Sequence[float]) -> float:
     return stats.mean(last) if last and all(map(math.isfinite, last)) else math.inf
 
 
-class Scale:
-    """Losses as progress: 0 at the best constant prediction, 1 at the floor."""
-
-    def __init__(self, session: Session, given: list[Any], seed: int) -> None:
-        levels = measure(session, given, seed)
-        self.constant = levels.constant
-        floor = levels.oracle if levels.oracle is not None else 0.0
-        self.gap = levels.constant - floor if levels.constant is not None else math.nan
-        if levels.constant is not None and 0 <= self.gap <= FLAT * levels.constant:
-            self.gap = (
-                levels.constant
-            )  # on targets of a huge scale the search for the floor does not get away from the start
-
-    @property
-    def known(self) -> bool:
-        """Whether there is a way to go."""
-        return self.gap > 0 and math.isfinite(self.gap)
-
-    def progress(self, loss: float) -> float:
-        """Share of the way that a loss has come; -inf for one that is not finite."""
-        return (self.constant - loss) / self.gap if self.constant is not None and math.isfinite(loss) else -math.inf
+def scale_of(session: Session, given: list[Any], seed: int) -> Scale | None:
+    """Losses of these batches as progress; None without a constant guess to begin at, or a way down from it. Targets of a huge
+    scale hide the floor: the search for it does not get away from the start."""
+    levels = measure(session, given, seed)
+    if levels.constant is None or not math.isfinite(levels.constant):
+        return None
+    scale = Scale(levels.constant, levels.oracle if levels.oracle is not None else 0.0)
+    if 0 <= scale.gap <= FLAT * levels.constant:
+        scale = Scale(levels.constant, 0.0)
+    return scale if scale.gap > 0 else None
 
 
 def level(session: Session, given: Iterable[Any], seed: int) -> float:

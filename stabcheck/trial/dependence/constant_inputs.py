@@ -20,7 +20,7 @@ class Alike:
 
     name: str
     what: str
-    """"token" or "sample"."""
+    """"token", "number" or "sample"."""
     value: str
     samples: int
     batches: int

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from stabcheck import stats
 from stabcheck.check import Skip
-from stabcheck.reading import FALLING, TAIL
+from stabcheck.reading import FALLING, TAIL, Scale, floor_below
 from stabcheck.recording import Recording
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.optimizers.rerun import rerun
@@ -38,21 +38,12 @@ class Comparison:
     """At their pace so far the own steps get half-way within the planned run, or its length is not known."""
 
 
-@dataclass(frozen=True)
-class _Scale:
-    constant: float
-    floor: float
-
-    def share(self, losses: Sequence[float]) -> float:
-        return (self.constant - _level(losses)) / max(self.constant - self.floor, 1e-300)
-
-
 def compare(bench: Bench, suspect: Suspect, recording: Recording) -> Comparison | str:
     """The outcome over two seeds, the second only where the first shows a difference; else why there is none."""
     levels = recording.yardsticks
     if levels.constant is None:
         return f"it is not known what counts as learnt: {levels.note}"
-    floor = levels.oracle if levels.oracle is not None else min(0.0, levels.constant - abs(levels.constant))
+    floor = levels.oracle if levels.oracle is not None else floor_below(levels.constant)
     first: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     shares: list[tuple[float, float]] = []
     for seed in (bench.seed, bench.seed + 1):
@@ -66,20 +57,24 @@ def compare(bench: Bench, suspect: Suspect, recording: Recording) -> Comparison 
         except (UserCodeError, Skip) as error:
             return f"the steps could not be taken again ({error})"
         first = first or (own, changed)
-        # The floor is sought by a minimiser that may stop short, at tiny losses for example.
-        scale = _Scale(levels.constant, min(floor, _level(own), _level(changed)))
-        shares.append((scale.share(own), scale.share(changed)))
+        scale = _scale(levels.constant, floor, own, changed)
+        shares.append((scale.share(_level(own)), scale.share(_level(changed))))
         if shares[-1][0] > 0.5 * shares[-1][1]:
             break
     assert first is not None
     own, changed = first
-    scale = _Scale(levels.constant, min(floor, _level(own), _level(changed)))
+    scale = _scale(levels.constant, floor, own, changed)
     planned = recording.planned_steps
     pace = max(shares[0][0], 0.0) / len(own)
     return Comparison(
         steps=len(changed), own=_level(own), repaired=_level(changed), constant=levels.constant, shares=tuple(shares),
         falls=_falls(own, scale), catches_up=planned is None or pace * planned >= 0.5,
     )  # fmt: skip
+
+
+def _scale(constant: float, floor: float, *courses: Sequence[float]) -> Scale:
+    """The floor is sought by a minimiser that may stop short, at tiny losses for example: no course lies below it."""
+    return Scale(constant, min(floor, *map(_level, courses)))
 
 
 def _deadline(bench: Bench) -> float:
@@ -92,8 +87,8 @@ def _level(losses: Sequence[float]) -> float:
     return stats.mean(last) if all(map(math.isfinite, last)) else math.inf
 
 
-def _falls(losses: Sequence[float], scale: _Scale) -> bool:
+def _falls(losses: Sequence[float], scale: Scale) -> bool:
     half = len(losses) // 2
     if not all(map(math.isfinite, losses)):
         return False
-    return stats.mean(losses[half:]) < stats.mean(losses[:half]) - FALLING * (scale.constant - scale.floor)
+    return stats.mean(losses[half:]) < stats.mean(losses[:half]) - FALLING * scale.gap

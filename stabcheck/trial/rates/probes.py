@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from stabcheck import stats
 from stabcheck.check import Skip
-from stabcheck.reading import GROWN, STALLED, TAIL
+from stabcheck.reading import GROWN, STALLED, TAIL, Scale, floor_below
 from stabcheck.recording import Recording
 from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
@@ -28,31 +28,25 @@ RAMP = 80
 """Optimizer steps within which a longer warm-up is gone through; the faster rise is the harder one."""
 
 
-class Scale:
-    """Losses between which learning is measured: the best constant guess, or the first loss where none is known or the best
-    prediction does not beat it, and the floor."""
+class Bounds:
+    """The losses that the probes are judged between: the best constant guess, or the first loss where none is known or the
+    best prediction does not beat it, and the floor; and those that a training which is not lost stays below."""
 
     def __init__(self, recording: Recording) -> None:
         levels = recording.yardsticks
         constant, floor = levels.constant, levels.oracle
         self.first = recording.losses[0]
         self.is_known = constant is not None
-        self.height = constant if constant is not None else self.first
-        self.floor = floor if floor is not None and floor > UNBOUNDED else min(0.0, self.height - abs(self.height))
-        if self.height - self.floor <= FLAT * max(abs(self.height), abs(self.floor)):
-            self.is_known, self.height, self.floor = False, self.first, min(0.0, self.first - abs(self.first))
-        self.top = max(self.height, levels.zero if levels.zero is not None else self.height)
-
-    def share(self, loss: float) -> float:
-        """How far `loss` is from the height (0) to the floor (1); minus infinity if it is not a number."""
-        gap = self.height - self.floor
-        return (self.height - loss) / gap if math.isfinite(loss) and gap > 0 else -math.inf
+        height = constant if constant is not None else self.first
+        self.scale = Scale(height, floor if floor is not None and floor > UNBOUNDED else floor_below(height))
+        if self.scale.gap <= FLAT * max(abs(height), abs(self.scale.floor)):
+            self.is_known, self.scale = False, Scale(self.first, floor_below(self.first))
+        self.top = max(self.scale.constant, levels.zero if levels.zero is not None else self.scale.constant)
 
     def is_lost(self, loss: float) -> bool:
         """Whether the loss grew out of every bound that the start and constant guesses set."""
-        return not math.isfinite(loss) or (
-            self.is_known and loss - self.floor > GROWN * (max(self.top, self.first) - self.floor)
-        )
+        floor = self.scale.floor
+        return not math.isfinite(loss) or (self.is_known and loss - floor > GROWN * (max(self.top, self.first) - floor))
 
 
 class Probes:
@@ -69,9 +63,14 @@ class Probes:
         self.plan = RatePlan(peaks, RAMP if share is not None and share < REACHED else 0)
         self.steps = recording.planned + self.plan.ramp * recording.accumulate_steps
         """Calls of the step in a probe: those of the trial, after the shortened warm-up where there is one."""
-        self.scale = Scale(recording)
+        self.bounds = Bounds(recording)
         self._made: dict[tuple[float, int, int], Probe] = {}
         self._seconds_per_step = 0.0
+
+    @property
+    def scale(self) -> Scale:
+        """From the best constant guess, or what stands in for it, to the floor."""
+        return self.bounds.scale
 
     @staticmethod
     def end(losses: Sequence[float], count: int = TAIL) -> float:
@@ -119,16 +118,16 @@ class Probes:
     def is_bad(self, losses: Sequence[float], count: int = TAIL) -> bool:
         """Whether a training has learnt nothing about its inputs."""
         last = self.end(losses, count)
-        return self.scale.is_lost(last) or (self.scale.is_known and self.scale.share(last) < STALLED)
+        return self.bounds.is_lost(last) or (self.bounds.is_known and self.scale.share(last) < STALLED)
 
     def is_good(self, losses: Sequence[float], learnt: float, *, beside_lost: bool) -> bool:
         """Whether a training covered the share `learnt` of the way; beside one that is lost it is enough to come half as far
         from the first loss."""
-        last, scale = self.end(losses), self.scale
-        if len(losses) < self.steps or scale.is_lost(last):
+        last, bounds = self.end(losses), self.bounds
+        if len(losses) < self.steps or bounds.is_lost(last):
             return False
-        fallen = (scale.first - last) / max(scale.first - scale.floor, 1e-30)
-        return (scale.is_known and scale.share(last) >= learnt) or (beside_lost and fallen >= learnt / 2)
+        fallen = (bounds.first - last) / max(bounds.first - self.scale.floor, 1e-30)
+        return (bounds.is_known and self.scale.share(last) >= learnt) or (beside_lost and fallen >= learnt / 2)
 
 
 @dataclass(frozen=True)

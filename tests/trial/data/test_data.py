@@ -16,6 +16,7 @@ from stabcheck.trial.data.label_consistency import Pairing, pairing
 from stabcheck.trial.data.neighbour_labels import relations
 from stabcheck.trial.data.preprocessing import compare, drift, elements
 from stabcheck.trial.data.scan import class_labels, input_paths, replaced, scan, target_paths
+from stabcheck.trial.pace import Pace
 from stabcheck.trial.session import Session
 from tests.experiments.data_cases import curve, data, loader, regressor, run
 
@@ -28,7 +29,7 @@ def test_a_scan_counts_what_a_pass_holds() -> None:
     x, y, *_ = data()
     x[[3, 40, 41], 2] = torch.nan
     y[77] = 9
-    found = scan(session(run(loader((x, y)))), "train_loader", 10.0, 0)
+    found = scan(session(run(loader((x, y)))), "train_loader", Pace(10.0), 0)
     assert (found.samples, len(found.sizes), found.whole, found.kept_all) == (480, 15, True, True)
     assert found.bad == {"0": 3}
     assert [(number, rows) for number, _, rows, _ in found.broken] == [(0, 1), (1, 2)]
@@ -40,7 +41,7 @@ def test_a_scan_leaves_the_generators_alone() -> None:
     x, y, vx, vy = data()
     made = session(run((x, y), (vx, vy)))
     before = torch.get_rng_state()
-    scan(made, "train_loader", 10.0, 5)
+    scan(made, "train_loader", Pace(10.0), 5)
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -67,7 +68,7 @@ def test_share_between_batches_is_that_of_the_analysis_of_variance() -> None:
     x, y, *_ = data()
     positions = y.argsort()[(torch.arange(480) + torch.randint(0, 150, (480,))).argsort()]
     made = session(run(loader((x[positions], y[positions]))))
-    found = sample_order.order(made, scan(made, "train_loader", 10.0, 0))
+    found = sample_order.order(made, scan(made, "train_loader", Pace(10.0), 0))
     assert found is not None
     indicators = F.one_hot(y[positions]).double()
     within = sum(float(((part - part.mean(0)) ** 2).sum()) for part in indicators.split(32))
@@ -112,8 +113,8 @@ def test_drift_is_what_stretches_of_the_training_data_differ_by() -> None:
     trend = rows + torch.linspace(0, 12, 600)[:, None]
     for given, low, high in ((rows, 0.0, 0.3), (trend, 2.0, 4.0)):
         made = as_setup(run((given, torch.zeros(600, 1)), None, regressor(4), loss_fn=F.mse_loss))
-        seen = scan(Session(made), "train_loader", 10.0, 0)
-        assert low <= drift(made, seen, "0")[1] <= high
+        seen = scan(Session(made), "train_loader", Pace(10.0), 0)
+        assert low <= drift(made, seen, "0", Pace(10.0))[1] <= high
 
 
 def test_pairs_are_compared_between_two_passes() -> None:
@@ -125,7 +126,7 @@ def test_pairs_are_compared_between_two_passes() -> None:
         return a, torch.where(torch.rand(len(b)) < 0.5, drawn[torch.randint(0, 480, (len(b),))], b)
 
     made = session(run(DataLoader(TensorDataset(x, y), batch_size=32, collate_fn=collate)))
-    found = pairing(made, scan(made, "train_loader", 10.0, 0), 10.0, 0)
+    found = pairing(made, scan(made, "train_loader", Pace(10.0), 0), Pace(10.0), 0)
     assert found is not None
     assert found.met == 480
     assert 0.35 < found.agreeing < 0.65  # both right with probability 1/4 + 2/4 * 1/4 + ..., far from chance
@@ -139,7 +140,7 @@ def test_pairs_are_compared_between_two_passes() -> None:
 def test_neighbours_vote_as_in_a_loop() -> None:
     x, y, vx, vy = data()
     made = as_setup(run((x, y), (vx, vy)))
-    sides = [scan(Session(made), key, 10.0, 0) for key in ("train_loader", "val_loader")]
+    sides = [scan(Session(made), key, Pace(10.0), 0) for key in ("train_loader", "val_loader")]
     found = relations(made, sides[0], sides[1], 0)
     assert found is not None
     standard = [(t - t.mean(0)) / t.std(0, unbiased=False) for t in (x, vx)]
@@ -156,7 +157,7 @@ def test_codes_are_far_from_everything_else_and_frequent() -> None:
         rows = x.clone()
         rows[: round(share * len(x)), 2] = value
         made = session(run((rows, y), None, regressor(), loss_fn=F.mse_loss))
-        code = missing_values.missing_codes(made, scan(made, "train_loader", 10.0, 0))
+        code = missing_values.missing_codes(made, scan(made, "train_loader", Pace(10.0), 0))
         assert (code is not None) == expected
         if code is not None:
             assert (code.value, code.columns, code.share) == (value, (2,), pytest.approx(share))

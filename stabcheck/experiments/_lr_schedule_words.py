@@ -1,11 +1,11 @@
-"""A fault of the planned rates as the facts that a finding's sentences are made from."""
+"""What the sentences about a fault of the planned rates are filled with, its severity, and its place."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from stabcheck.trial.schedule.forecast import Forecast
-from stabcheck.trial.schedule.sizes import resized
+if TYPE_CHECKING:
+    from stabcheck.trial.schedule.forecast import Forecast
 
 
 def facts_of(run: Forecast) -> dict[str, Any]:
@@ -25,6 +25,12 @@ def facts_of(run: Forecast) -> dict[str, Any]:
     return {name: fact for name, fact in facts.items() if name not in _TO_DECIDE}
 
 
+def _resized(run: Forecast, factor: float) -> str:
+    from stabcheck.trial.schedule.sizes import resized
+
+    return resized(run.session.setup.scheduler, factor)
+
+
 def _other_optimizer(run: Forecast, facts: dict[str, Any]) -> dict[str, Any]:
     return {"name": type(run.session.setup.scheduler).__name__}
 
@@ -35,7 +41,7 @@ def _raises(run: Forecast, facts: dict[str, Any]) -> dict[str, Any]:
     least = run.plan.least_steps
     sure = least is None or run.reading.unit == "epoch" or facts["call"] <= least
     known = len(getattr(scheduler, "base_lrs", None) or run.used[0])
-    new = resized(scheduler, calls / max(1, facts["call"] - 1))
+    new = _resized(run, calls / max(1, facts["call"] - 1))
     remedy = f"the run calls the scheduler {calls} times: make it last for that many{f', as with {new}' if new else ''}"
     if known != groups:
         remedy = (
@@ -53,7 +59,7 @@ def _impossible(run: Forecast, facts: dict[str, Any]) -> dict[str, Any]:
 def _pace(run: Forecast, facts: dict[str, Any]) -> dict[str, Any]:
     calls, count, unit = run.reading.calls or 1, facts["count"], facts["unit"]
     ratio = max(calls / count, count / calls)
-    new = resized(run.session.setup.scheduler, calls / count)
+    new = _resized(run, calls / count)
     size = f"{calls} calls" + (f": {new}" if new else "")
     accumulate = run.session.setup.accumulate_steps
     return {
@@ -108,7 +114,7 @@ def _overtaken(run: Forecast, facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cut_short(run: Forecast, facts: dict[str, Any]) -> dict[str, Any]:
-    new = resized(run.session.setup.scheduler, (run.reading.calls or 1) / facts["needs"])
+    new = _resized(run, (run.reading.calls or 1) / facts["needs"])
     return {"resized": f", as in {new}" if new else ""}
 
 
