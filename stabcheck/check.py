@@ -53,6 +53,11 @@ class Rule:
     severity: Severity
     message: str
     fix: str
+    about: tuple[str, ...] = ()
+    """Keys of the set-up that it is about: a finding without a place is put where the first of them comes from that has
+    one in the user's code. Empty: those of the check."""
+    why: str = ""
+    """Why it matters, where that is not the first paragraph of the check's own "Why it matters"."""
 
     def at(
         self,
@@ -110,18 +115,29 @@ class Check:
     needs_trial: bool = False
     cost: Cost = "cheap"
     """Experiments that are "cheap" look, or take a few steps; "dear" ones train, and run after all that are cheap."""
+    about: tuple[str, ...] = ()
+    """The same as of a rule, for all that have none."""
 
 
-def diagnosis(*, title: str, rules: tuple[Rule, ...]) -> Callable[[Callable[[Recording], Outcome]], Check]:
+def diagnosis(
+    *, title: str, rules: tuple[Rule, ...], about: tuple[str, ...] = ()
+) -> Callable[[Callable[[Recording], Outcome]], Check]:
     """Publish a pure function of the Recording as the check named after its file."""
-    return lambda function: _check(function, "diagnosis", title, rules, needs_trial=True)
+    return lambda function: _check(function, "diagnosis", title, rules, needs_trial=True, about=about)
 
 
 def experiment(
-    *, title: str, rules: tuple[Rule, ...], needs_trial: bool = False, cost: Cost = "cheap"
+    *,
+    title: str,
+    rules: tuple[Rule, ...],
+    needs_trial: bool = False,
+    cost: Cost = "cheap",
+    about: tuple[str, ...] = (),
 ) -> Callable[[Callable[[Bench], Outcome]], Check]:
     """Publish a function of the Bench as the check named after its file; `needs_trial` if it reads `bench.recording`."""
-    return lambda function: _check(function, "experiment", title, rules, needs_trial=needs_trial, cost=cost)
+    return lambda function: _check(
+        function, "experiment", title, rules, needs_trial=needs_trial, cost=cost, about=about
+    )
 
 
 def _check(
@@ -132,6 +148,7 @@ def _check(
     *,
     needs_trial: bool,
     cost: Cost = "cheap",
+    about: tuple[str, ...],
 ) -> Check:
     module = sys.modules[function.__module__]
     return Check(
@@ -143,4 +160,5 @@ def _check(
         doc=inspect.cleandoc(module.__doc__ or ""),
         needs_trial=needs_trial,
         cost=cost,
+        about=about,
     )

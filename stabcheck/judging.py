@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from stabcheck.check import Check, Finding, NotChecked, Outcome, Severity, Skip
+from stabcheck.check import Check, Finding, NotChecked, Outcome, Severity, Skip, Source
 from stabcheck.report import CheckError, CheckResult, FindingResult, SourceLine, plain, status_of
 from stabcheck.userland import UserCodeError, blamed, clean, is_request_to_stop, shortened, shown
 
@@ -28,7 +28,7 @@ def judge(check: Check, subject: Any, *, contained: bool) -> Judged:
     debugger, which are the user's where the process is not a `contained` one of our own."""
     started = time.perf_counter()
     try:
-        judged = of_outcome(check, check.run(subject))
+        judged = of_outcome(check, check.run(subject), getattr(subject, "places", {}))
     except Skip as skip:
         judged = Judged(skipped(check, skip.reason))
     except BaseException as error:
@@ -39,14 +39,15 @@ def judge(check: Check, subject: Any, *, contained: bool) -> Judged:
     return Judged(judged.result.model_copy(update={"duration_s": seconds}), judged.not_checked)
 
 
-def of_outcome(check: Check, outcome: Outcome) -> Judged:
-    """The result for what a check returned."""
+def of_outcome(check: Check, outcome: Outcome, places: Mapping[str, Source] | None = None) -> Judged:
+    """The result for what a check returned; `places` are where the parts of the set-up come from, by key."""
     if not isinstance(outcome, Outcome):
         raise TypeError(f"{check.id} returned a {type(outcome).__name__}, not an Outcome")
     unknown = {finding.code for finding in outcome.findings} - {rule.code for rule in check.rules}
     if unknown:
         raise ValueError(f"{check.id} reports {', '.join(sorted(unknown))}, which is none of its rules")
-    findings = tuple(_published(finding) for finding in sorted(outcome.findings, key=_order))
+    placed = (_placed(check, finding, places or {}) for finding in outcome.findings)
+    findings = tuple(_published(finding) for finding in sorted(placed, key=_order))
     result = CheckResult(
         id=check.id,
         status=status_of(findings),
@@ -116,6 +117,14 @@ def _order(finding: Finding) -> tuple[Any, ...]:
     location = finding.location or ""
     natural = [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", location) if part]
     return _SEVERITIES.index(finding.severity), natural, location, finding.code
+
+
+def _placed(check: Check, finding: Finding, places: Mapping[str, Source]) -> Finding:
+    """The finding with a line of the user's: if it has none, that of what its rule is about, at last the entry function."""
+    if finding.source is not None:
+        return finding
+    about = next(rule.about for rule in check.rules if rule.code == finding.code) or check.about
+    return replace(finding, source=next((places[key] for key in (*about, "entry") if key in places), None))
 
 
 def _published(finding: Finding) -> FindingResult:

@@ -55,7 +55,7 @@ MOSTLY_DEAD = Rule(
 )
 
 
-@diagnosis(title="Dying ReLU", rules=(BORN_DEAD, KILLED, MOSTLY_DEAD))
+@diagnosis(title="Dying ReLU", about=("model",), rules=(BORN_DEAD, KILLED, MOSTLY_DEAD))
 def CHECK(recording: Recording) -> Outcome:  # noqa: N802
     """Count the units that are silent at the end of the trial."""
     if not recording.rectifiers:

@@ -47,6 +47,7 @@ DIVERGENCE = Rule(
     "fail",
     "the loss went from {first:.3g} to {last:.3g} in {steps} steps; the best constant guess has {constant:.3g}",
     "{remedy}",
+    about=("optimizer",),
 )
 BLOWN_UP = Rule(
     "SC0803",
@@ -59,7 +60,7 @@ BLOWN_UP = Rule(
 )
 
 
-@diagnosis(title="Exploding gradients", rules=(OVERFLOW, DIVERGENCE, BLOWN_UP))
+@diagnosis(title="Exploding gradients", about=("model",), rules=(OVERFLOW, DIVERGENCE, BLOWN_UP))
 def CHECK(recording: Recording) -> Outcome:  # noqa: N802
     """Judge the losses of the trial."""
     state = progress(recording)

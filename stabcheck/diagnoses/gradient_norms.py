@@ -60,6 +60,7 @@ STRANGLING = Rule(
     "clipping at {threshold:.3g} scales the gradient down at {share:.0%} of the steps, {factor:.0f} times at the median: the "
     "largest update is {update:.1e} of a weight's norm and nothing is learnt",
     "clip at {proposal:.2g} (the 90th percentile of the norms measured), or raise the learning rate accordingly",
+    about=("train_step", "optimizer"),
 )
 SPIKES = Rule(
     "SC0204",
@@ -68,6 +69,7 @@ SPIKES = Rule(
     "the gradient norm jumps to {largest:.3g} at step {step}, {factor:.0f} times its median, the loss rises "
     "after it, and nothing clips it",
     "clip the gradient norm at {proposal:.2g} (the 90th percentile measured)",
+    about=("train_step", "optimizer"),
 )
 BAD_INPUT = Rule(
     "SC0205",
@@ -75,6 +77,7 @@ BAD_INPUT = Rule(
     "fail",
     "the batch of step {step} holds NaN or infinite values, and the loss with it",
     "find the samples in the dataset behind train_loader (torch.isnan) and drop or impute them",
+    about=("train_loader",),
 )
 
 
@@ -86,6 +89,7 @@ BAD_LOSS = Rule(
     "gradient is too",
     "look into the loss on that batch: the logarithm of 0, a mean over nothing (all labels ignored or masked), a division by "
     "a count of 0, targets that do not fit the outputs (as CTC with fewer frames than labels)",
+    about=("compute_loss", "loss_fn", "train_step", "model"),
 )
 STUCK = Rule(
     "SC0207",
@@ -98,7 +102,11 @@ STUCK = Rule(
 )
 
 
-@diagnosis(title="Gradient norms", rules=(NON_FINITE, CUT_OFF, STRANGLING, SPIKES, BAD_INPUT, BAD_LOSS, STUCK))
+@diagnosis(
+    title="Gradient norms",
+    about=("model",),
+    rules=(NON_FINITE, CUT_OFF, STRANGLING, SPIKES, BAD_INPUT, BAD_LOSS, STUCK),
+)
 def CHECK(recording: Recording) -> Outcome:  # noqa: N802
     """Judge the log of gradient norms."""
     totals = [s.grad_norm for s in recording.steps]

@@ -59,10 +59,11 @@ FAR = Rule(
     fix="print the samples of these batches (step {first_place} counts from 0): a row in another unit, a wrong "
     "target, a value that should be masked; otherwise clip the gradient, or use a loss that grows linearly, such "
     "as Huber's",
+    about=("train_loader",),
 )
 
 
-@diagnosis(title="Course of the loss", rules=(LOST, FAR))
+@diagnosis(title="Course of the loss", about=("optimizer",), rules=(LOST, FAR))
 def CHECK(recording: Recording) -> Outcome:  # noqa: N802
     """Judge the losses of the trial."""
     losses = recording.losses

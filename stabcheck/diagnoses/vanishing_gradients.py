@@ -98,7 +98,7 @@ FORGETFUL = Rule(
 )
 
 
-@diagnosis(title="Vanishing gradients", rules=(STARVED, BLIND, KILLED, FORGETFUL, LOST))
+@diagnosis(title="Vanishing gradients", about=("model",), rules=(STARVED, BLIND, KILLED, FORGETFUL, LOST))
 def CHECK(recording: Recording) -> Outcome:  # noqa: N802
     """Judge the neck and the variance share at the end of the trial."""
     if not recording.sampled or not recording.signals:

@@ -59,7 +59,9 @@ ALL_MASKED = Rule(
 )
 
 
-@experiment(title="Activation saturation", rules=(SATURATED, WRONG_AXIS, ALL_MASKED), needs_trial=True)
+@experiment(
+    title="Activation saturation", about=("model",), rules=(SATURATED, WRONG_AXIS, ALL_MASKED), needs_trial=True
+)
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Read one forward; train again only where something is saturated and nothing is learnt."""
     from stabcheck.trial.call_watch import watch_one

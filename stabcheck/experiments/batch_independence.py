@@ -77,7 +77,7 @@ NORMS = {
 """Operations through which a prediction sees of its future no more than an average."""
 
 
-@experiment(title="Samples are independent", rules=(MIXED, STATISTICS, FUTURE, INSIDE))
+@experiment(title="Samples are independent", about=("model",), rules=(MIXED, STATISTICS, FUTURE, INSIDE))
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Exchange a sample, and then the second half of a sequence; nothing else may change."""
     from stabcheck.trial.dependence.causality import next_steps

@@ -92,6 +92,7 @@ NOT_LOADABLE = Rule(
     "fail",
     message="{what} in a fresh process: {error}",
     fix="{advice}",
+    about=("load",),
 )
 SAVING = Rule(
     "SC0409",
@@ -107,6 +108,7 @@ RNG = Rule(
     message="The checkpoint holds the random state, but after load() in a fresh process it is another one: dropout, "
     "augmentation and shuffling continue with other numbers.",
     fix="Call torch.set_rng_state() with the saved state at the end of load().",
+    about=("load",),
 )
 ORDER = Rule(
     "SC0411",
@@ -129,6 +131,7 @@ _RULES = {"weight": WEIGHTS, "buffer": BUFFERS, "moment": OPTIMIZER, "held": DET
 
 @experiment(
     title="Checkpoint resume",
+    about=("save",),
     rules=(WEIGHTS, BUFFERS, OPTIMIZER, DETACHED, SCHEDULE, BESIDE, UNSAVED, NOT_LOADABLE, SAVING, RNG, ORDER, UNKNOWN),
     cost="dear",
 )

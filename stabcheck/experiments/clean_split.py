@@ -118,6 +118,7 @@ def shared_groups(case: Case) -> None:
 
 @experiment(
     title="Clean validation split",
+    about=("val_loader",),
     rules=(SHARED_ROWS, DUPLICATES, WINDOWS, NEAR_DUPLICATES, SHARED_GROUPS, SHARED_KEYS, CONFLICTS),
 )
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802 - it becomes the Check

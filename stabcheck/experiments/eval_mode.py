@@ -86,6 +86,7 @@ STALE = Rule(
 
 @experiment(
     title="Eval mode for validation",
+    about=("validate", "val_loader"),
     rules=tuple(sorted((
         EVAL_TRAINING, NOTHING, TRAINING_DATA, NOT_FINITE, GRAPHS, STALE,
         *_eval_mode_modes.RULES, *_eval_mode_aftermath.RULES, *_eval_mode_batch_norm.RULES,

@@ -76,7 +76,9 @@ UNDECLARED = Rule(
 )
 
 
-@experiment(title="Accumulates gradients", rules=(THROWN, UNDIVIDED, EVERY_CALL, OTHER_PACE, UNDECLARED))
+@experiment(
+    title="Accumulates gradients", about=("train_step",), rules=(THROWN, UNDIVIDED, EVERY_CALL, OTHER_PACE, UNDECLARED)
+)
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Watch windows of micro-batches in the set-up's own step."""
     from stabcheck.trial.loop.windows import watch

@@ -77,7 +77,7 @@ FAR_BIAS = Rule(
 )
 
 
-@experiment(title="Initialization", rules=(EQUAL, TOO_LARGE, TOO_SMALL, FAR_BIAS), needs_trial=True)
+@experiment(title="Initialization", about=("model",), rules=(EQUAL, TOO_LARGE, TOO_SMALL, FAR_BIAS), needs_trial=True)
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Look at the weights at the start; train again only where something about them may be wrong."""
     from stabcheck.trial.weights import weights_in_use

@@ -88,7 +88,9 @@ ENOUGH = 8
 """Samples from which equal inputs are no chance."""
 
 
-@experiment(title="Inputs matter", rules=(UNUSED, INVERTED, IGNORED_MASK, IGNORED_INPUT, ALIKE, CUT_OFF))
+@experiment(
+    title="Inputs matter", about=("model",), rules=(UNUSED, INVERTED, IGNORED_MASK, IGNORED_INPUT, ALIKE, CUT_OFF)
+)
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Exchange the inputs, and disturb the padding."""
     from stabcheck.trial.dependence.effect import varying

@@ -57,7 +57,7 @@ MERGED = Rule(
 )
 
 
-@experiment(title="Linear collapse", rules=(AFFINE_MODEL, UNAPPLIED, MERGED))
+@experiment(title="Linear collapse", about=("model",), rules=(AFFINE_MODEL, UNAPPLIED, MERGED))
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Follow one forward from layer to layer."""
     from stabcheck.trial.affine.chains import find

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stabcheck.check import Finding, Outcome, Rule, Skip, Source, experiment
+from stabcheck.check import Finding, Outcome, Rule, Skip, experiment
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
@@ -180,6 +180,7 @@ RULE_OF = {
 
 @experiment(
     title="Learning-rate schedule over the whole run",
+    about=("scheduler", "train_step", "optimizer"),
     rules=tuple(
         sorted({*RULE_OF.values(), RATE_AS_FACTOR, CADENCE_CONTRADICTED, IMPATIENT}, key=lambda rule: rule.code)
     ),
@@ -225,14 +226,7 @@ def _finding(bench: Bench, run: Forecast) -> Finding | None:
     steps_it = run.observed is not None and run.observed.calls > 0
     if rule is NEVER_STEPPED or run.by_hand or (steps_it and rule in {WRONG_PACE, RAISES, OVERWRITTEN}):
         return rule.at(place, source=bench.source(run.session.setup.train_step), severity=severity, **facts)
-    return rule.at(place, source=_source(bench, run), severity=severity, **facts)
-
-
-def _source(bench: Bench, run: Forecast) -> Source | None:
-    """The function or class that makes the rates, where it is the user's."""
-    scheduler = run.session.setup.scheduler
-    functions = getattr(scheduler, "lr_lambdas", None) or [None]
-    return bench.source(functions[0]) or bench.source(type(scheduler))
+    return rule.at(place, severity=severity, **facts)
 
 
 def _factor(bench: Bench, run: Forecast) -> Finding | None:
@@ -263,7 +257,6 @@ def _zero_group(bench: Bench, run: Forecast) -> Finding | None:
         if float(group.get("initial_lr", 0.0)) > 0 and not run.used[:, index].any():
             return ALWAYS_ZERO.at(
                 f"group {index}",
-                source=_source(bench, run),
                 severity="warn",
                 group=f" of group {index}",
                 scheduler=run.name,
@@ -296,4 +289,4 @@ def _impatient(bench: Bench, run: Forecast) -> Finding | None:
     batchwise = run.reading.unit != "epoch" and not run.pace_assumed
     if not run.waits_for_metric or patience is None or per_epoch is None or not batchwise or patience + 1 >= per_epoch:
         return None
-    return IMPATIENT.at(source=_source(bench, run), patience=patience, share=patience / per_epoch)
+    return IMPATIENT.at(patience=patience, share=patience / per_epoch)

@@ -118,6 +118,7 @@ ZERO_RATE_GROUP = Rule(
 
 @experiment(
     title="Optimizer options",
+    about=("optimizer", "train_step"),
     rules=(ASCENDS, MEMORY, LONG_MEMORY, SWAPPED, DROWNING_EPS, DECAY, NEGATIVE_DECAY, ALL_DROPPED, ZERO_RATE_GROUP),
     needs_trial=True,
     cost="dear",
@@ -131,14 +132,13 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     if recording is None or not recording.optimizers:
         raise Skip("no torch.optim.Optimizer of this model stepped in the trial, so there are no options to look at")
     shared = bench.shared()
-    source = bench.source(shared.setup.train_step)
     findings = [
         finding
         for facts in recording.optimizers
         for finding in (*_impossible(facts), *_ascending(facts, recording, known=shared.setup.train_step is None))
     ]
     for path, p in silencing_dropouts(shared, bench.seed):
-        findings.append(ALL_DROPPED.at(path, source=source, value=p, keep=0.1))
+        findings.append(ALL_DROPPED.at(path, source=recording.source(path), value=p, keep=0.1))
     for idle in idle_groups(shared, bench.peak_rates(), recording):
         findings.append(ZERO_RATE_GROUP.at(f"group {idle.group}", group=idle.group, count=idle.count, name=idle.name,
                                            rate=idle.others))  # fmt: skip

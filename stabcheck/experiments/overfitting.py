@@ -52,7 +52,7 @@ DROPPED = Rule(
 )
 
 
-@experiment(title="Overfitting", rules=(TINY, DROPPED))
+@experiment(title="Overfitting", about=("val_loader",), rules=(TINY, DROPPED))
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Count samples, targets and parameters."""
     from stabcheck.trial.sample_count import count_samples

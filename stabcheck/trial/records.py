@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
-from stabcheck.loading import source_of
-from stabcheck.recording import OptimizerFacts, Parameter, Signal, Step
+from stabcheck.recording import OptimizerFacts, Parameter, Signal, Step, nearest
 from stabcheck.trial import norms
 from stabcheck.trial.optimizers.denominators import below_eps
 from stabcheck.trial.probes import SignalReading
-from stabcheck.userland import is_users
 
 Column = list[float | None]
 _DECOUPLED = {"AdamW", "Adafactor", "Lion", "Muon", "AdamWScale", "StableAdamW", "Adan", "Sophia"}
@@ -91,12 +90,14 @@ def signal_records(rows: list[dict[str, SignalReading]]) -> tuple[Signal, ...]:
     return tuple(found)
 
 
-def class_sources(model: nn.Module) -> dict[str, tuple[str, int]]:
-    """Module path -> file and line of its class, for the classes that the user wrote."""
+def module_sources(
+    model: nn.Module, source: Callable[[nn.Module], tuple[str, int] | None]
+) -> dict[str, tuple[str, int]]:
+    """Module path -> the user's line that it comes from by `source`, where that is not the one of the module around it."""
     found: dict[str, tuple[str, int]] = {}
     for name, module in model.named_modules():
-        place = source_of(type(module)) if not type(module).__module__.startswith("torch.") else None
-        if place and is_users(place[0]):
+        place = source(module)
+        if place and place != found.get(nearest(name, found)):
             found[name] = place
     return found
 
