@@ -87,8 +87,7 @@ def CHECK(recording: Recording) -> Outcome:  # noqa: N802
         if state.first > HOPELESS_START * reference and state.last > DIVERGED * reference:
             finding = BLOWN_UP.at(
                 place,
-                source=recording.source(place),
-                at=called(place),
+                at=called(place, recording.kinds),
                 ratio=state.first / reference,
                 growth=growth,
                 **facts,
@@ -123,8 +122,8 @@ def _overflow(recording: Recording) -> Finding | None:
     before = [f"{loss:.3g}" for loss in recording.losses[max(0, step - 3) : step]]
     value = "infinite or NaN"
     return OVERFLOW.at(
-        where or None, source=recording.source(where), what={"activation": "output", "gradient": "gradient"}.get(what, "value"),
-        place=called(where) if where else "the loss", value=value, step=step, losses=", ".join(before) or "none",
+        where or None, what={"activation": "output", "gradient": "gradient"}.get(what, "value"),
+        place=called(where, recording.kinds) if where else "the loss", value=value, step=step, losses=", ".join(before) or "none",
         remedy=_remedy(recording),
     )  # fmt: skip
 

@@ -171,8 +171,7 @@ def _non_finite(recording: Recording) -> list[Finding]:
     if what != "gradient" or not is_bad_from_nowhere(recording, step):
         return []
     loss = recording.steps[step].loss
-    module = where.rpartition(".")[0]
-    return [NON_FINITE.at(where, source=recording.source(module), step=step, loss=math.nan if loss is None else loss)]
+    return [NON_FINITE.at(where, step=step, loss=math.nan if loss is None else loss)]
 
 
 def _cut_off(recording: Recording) -> list[Finding]:
@@ -182,7 +181,7 @@ def _cut_off(recording: Recording) -> list[Finding]:
     for parameter in cut:
         modules[parameter.module] = modules.get(parameter.module, 0) + 1
     return [
-        CUT_OFF.at(module or None, source=recording.source(module), at=called(module), count=count)
+        CUT_OFF.at(module or None, at=called(module, recording.kinds), count=count)
         for module, count in list(modules.items())[:5]
     ]
 
@@ -203,7 +202,10 @@ def _stuck(recording: Recording) -> list[Finding]:
             modules[p.module] = modules.get(p.module, 0) + 1
     return [
         STUCK.at(
-            module or None, source=recording.source(module), at=called(module), count=count, steps=len(recording.steps)
+            module or None,
+            at=called(module, recording.kinds),
+            count=count,
+            steps=len(recording.steps),
         )
         for module, count in list(modules.items())[:5]
     ]

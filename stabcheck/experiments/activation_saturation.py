@@ -107,7 +107,7 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     summary = (
         findings[0].message
         if findings
-        else f"at most {worst.saturated:.0%} saturated ({worst.kind} in {called(worst.module)}){harmless}"
+        else f"at most {worst.saturated:.0%} saturated ({worst.kind} in {called(worst.module, bench.kinds)}){harmless}"
     )
     return Outcome(summary, findings, measured, tuple(not_checked))
 
@@ -119,7 +119,8 @@ def _structural(bench: Bench, watch: GaugeWatch) -> tuple[Finding, ...]:
         if gauge.masked == 1:
             return (
                 ALL_MASKED.at(
-                    gauge.module or None, source=bench.recording.source(gauge.module), at=called(gauge.module)
+                    gauge.module or None,
+                    at=called(gauge.module, bench.kinds),
                 ),
             )
     for wrong in sorted(watch.wrong, key=lambda w: not w.is_foreign):
@@ -127,7 +128,7 @@ def _structural(bench: Bench, watch: GaugeWatch) -> tuple[Finding, ...]:
         what = "neither the queries nor the keys" if wrong.is_foreign else "the queries"
         return (
             WRONG_AXIS.at(
-                wrong.module or None, source=bench.recording.source(wrong.module), severity=severity, at=called(wrong.module),
+                wrong.module or None, severity=severity, at=called(wrong.module, bench.kinds),
                 axis=wrong.axis, axes=wrong.axes, what=what, lowest=wrong.lowest, highest=wrong.highest,
             ),
         )  # fmt: skip
@@ -152,7 +153,7 @@ def _saturated(bench: Bench, flat: list[Gauge]) -> tuple[Finding, ...]:
     )
     return (
         SATURATED.at(
-            first.module or None, source=bench.recording.source(first.module), severity=found.severity, at=called(first.module),
+            first.module or None, severity=found.severity, at=called(first.module, bench.kinds),
             kind=first.kind, share=first.saturated, size=first.size, remedy=remedy, modules=[g.module for g in flat],
             others=f" (and so in {more} more)" if more else "", **found.facts,
         ),

@@ -113,7 +113,7 @@ class _Judge:
         modes = _eval_mode_modes.judge(self.bench, seen, self.where, self.source)
         findings = [*modes, *aftermath, *self.training(), *self.data()]
         if seen.batch_norm is not None:
-            findings += _eval_mode_batch_norm.judge(seen.batch_norm)
+            findings += _eval_mode_batch_norm.judge(seen.batch_norm, self.bench.kinds)
         return Outcome(
             summary=self.summary(findings),
             findings=tuple(findings),

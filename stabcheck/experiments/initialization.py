@@ -130,8 +130,8 @@ def _equal(bench: Bench, weights: list[Weight]) -> tuple[Finding, ...]:
     first = alike[0]
     return (
         EQUAL.at(
-            first.name, source=_source(bench, first), at=called(first.name), units=first.rows.shape[1],
-            layers=[w.name for w in alike], others=_others(alike),
+            first.name, at=called(first.name, bench.kinds), units=first.rows.shape[1],
+            layers=[called(w.name, bench.kinds) for w in alike], others=_others(alike),
         ),
     )  # fmt: skip
 
@@ -167,9 +167,9 @@ def _size(bench: Bench, weights: list[Weight]) -> tuple[Finding, ...]:
         inputs = worst.rows.shape[-1]
         return (
             rule.at(
-                worst.name, source=_source(bench, worst), severity=found.severity, at=called(worst.name), inputs=inputs,
+                worst.name, severity=found.severity, at=called(worst.name, bench.kinds), inputs=inputs,
                 excess=max(worst.scale, 1 / worst.scale), std=worst.scale / math.sqrt(inputs), proposal=1 / math.sqrt(inputs),
-                layers=[w.name for w in chosen], others=_others(chosen), **found.facts,
+                layers=[called(w.name, bench.kinds) for w in chosen], others=_others(chosen), **found.facts,
             ),
         )  # fmt: skip
     return ()
@@ -187,11 +187,11 @@ def _biases(bench: Bench) -> tuple[Finding, ...]:
     if found is None:
         return ()
     worst = max(chosen, key=lambda b: b.size)
-    count = len({(b.module, b.gate) for b in chosen}) - 1
+    count, at = len({(b.module, b.gate) for b in chosen}) - 1, called(worst.module, bench.kinds)
     return (
         FAR_BIAS.at(
-            worst.parameter, source=bench.recording.source(worst.module), severity=found.severity,
-            at=f"the {worst.gate} gate of {called(worst.module)}" if worst.gate else called(worst.module), size=worst.size,
+            worst.parameter, severity=found.severity,
+            at=f"the {worst.gate} gate of {at}" if worst.gate else at, size=worst.size,
             others=f" (and {count} more)" if count else "", biases=[b.parameter for b in chosen], **found.facts,
         ),
     )  # fmt: skip
@@ -200,8 +200,3 @@ def _biases(bench: Bench) -> tuple[Finding, ...]:
 def _others(weights: list[Weight]) -> str:
     count = len({w.name for w in weights}) - 1
     return f" (and {count} more layer{'s' * (count > 1)})" if count else ""
-
-
-def _source(bench: Bench, weight: Weight) -> tuple[str, int] | None:
-    assert bench.recording is not None
-    return bench.recording.source(weight.module)

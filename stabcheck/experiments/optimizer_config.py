@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from stabcheck.check import Finding, NotChecked, Outcome, Rule, Skip, experiment
+from stabcheck.reading import called
 from stabcheck.recording import OptimizerFacts, Recording
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ ALL_DROPPED = Rule(
     "SC2408",
     "dropout-of-everything",
     "fail",
-    message="{location} drops everything in training (p={value:g}): nothing behind it sees its input before evaluation",
+    message="{at} drops everything in training (p={value:g}): nothing behind it sees its input before evaluation",
     fix="give the probability to drop, not to keep: a smaller number, such as {keep:.2g}",
 )
 ZERO_RATE_GROUP = Rule(
@@ -138,7 +139,7 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
         for finding in (*_impossible(facts), *_ascending(facts, recording, known=shared.setup.train_step is None))
     ]
     for path, p in silencing_dropouts(shared, bench.seed):
-        findings.append(ALL_DROPPED.at(path, source=recording.source(path), value=p, keep=0.1))
+        findings.append(ALL_DROPPED.at(path, at=called(path, bench.kinds), value=p, keep=0.1))
     for idle in idle_groups(shared, bench.peak_rates(), recording):
         findings.append(ZERO_RATE_GROUP.at(f"group {idle.group}", group=idle.group, count=idle.count, name=idle.name,
                                            rate=idle.others))  # fmt: skip

@@ -15,7 +15,7 @@ from torch import nn
 
 from stabcheck.check import Skip, Source
 from stabcheck.loading import EntryPoint, source_of
-from stabcheck.recording import Recording
+from stabcheck.recording import Recording, nearest
 from stabcheck.setup import KEYS, TrainingSetup
 from stabcheck.trial.constructions import Constructions
 from stabcheck.trial.nursery import Nursery
@@ -44,6 +44,8 @@ class Bench:
     built: Constructions = field(default_factory=Constructions, repr=False)
     places: dict[str, Source] = field(default_factory=dict)
     """Key of the set-up -> the user's line that it comes from, as far as it is known; "entry" is the entry function."""
+    sources: dict[str, Source] = field(default_factory=dict)
+    """Path of a module -> the user's line that it comes from, where that is not the one of the module around it."""
     kinds: dict[str, str] = field(default_factory=dict)
     """Path of a module that ends in a number, which tells nobody anything -> its class."""
     _shared: Session | None = field(default=None, repr=False)
@@ -140,6 +142,10 @@ class Bench:
         with userland("model.named_modules()"):
             modules = dict(setup.model.named_modules())
         self.kinds = {path: type(module).__name__ for path, module in modules.items() if path[-1:].isdigit()}
+        for path, module in modules.items():
+            place = self.source(module)
+            if place and place != self.sources.get(nearest(path, self.sources)):
+                self.sources[path] = place
         entry = source_of(self.entry.function)
         self.places = {"entry": entry} if entry else {}
         for key in KEYS:

@@ -192,7 +192,7 @@ class _Trial:
                 last_scale=float(self.last_scale) if self.last_scale is not None else None,
                 skipped=tuple(self.scaling["skipped"]), around_scaler=tuple(self.scaling["around_scaler"]),
             ),
-            failure=self.failure, sources=records.module_sources(self.model, bench.source),
+            failure=self.failure, sources=bench.sources,
             not_recorded=tuple(self.not_recorded), places=bench.places, kinds=bench.kinds,
         )  # fmt: skip
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
-from stabcheck.recording import OptimizerFacts, Parameter, Signal, Step, nearest
+from stabcheck.recording import OptimizerFacts, Parameter, Signal, Step
 from stabcheck.trial import norms
 from stabcheck.trial.optimizers.denominators import below_eps
 from stabcheck.trial.probes import SignalReading
@@ -88,18 +87,6 @@ def signal_records(rows: list[dict[str, SignalReading]]) -> tuple[Signal, ...]:
         share = norms.numbers([r.variance_share if r else None for r in column])
         found.append(Signal(name, kind, tuple(rms), tuple(share), tuple(norms.numbers(squares))))
     return tuple(found)
-
-
-def module_sources(
-    model: nn.Module, source: Callable[[nn.Module], tuple[str, int] | None]
-) -> dict[str, tuple[str, int]]:
-    """Module path -> the user's line that it comes from by `source`, where that is not the one of the module around it."""
-    found: dict[str, tuple[str, int]] = {}
-    for name, module in model.named_modules():
-        place = source(module)
-        if place and place != found.get(nearest(name, found)):
-            found[name] = place
-    return found
 
 
 def optimizer_facts(optimizer: torch.optim.Optimizer) -> OptimizerFacts:

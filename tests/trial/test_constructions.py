@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from stabcheck.check import Finding, Outcome, Rule, experiment
 from stabcheck.judging import judge
+from stabcheck.reading import called
 from stabcheck.trial.constructions import Constructions
 from stabcheck.userland import UserCodeError, blamed
 
@@ -130,3 +131,14 @@ def test_the_entry_function_is_the_last_resort(make_bench: Any) -> None:
     (found,) = judge(check, bench, contained=False).result.findings
     assert found.source is not None
     assert found.source.line == setup.__code__.co_firstlineno  # type: ignore[attr-defined]
+
+
+def test_a_finding_at_a_module_is_where_that_was_built(make_bench: Any) -> None:
+    network = [lambda: nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4))]  # line of network
+    check = experiment(title="t", rules=(OTHER,))(lambda bench: Outcome("s", (OTHER.at("1"), OTHER.at("2.weight"))))
+    bench = make_bench(classifier(network[0]))
+    bench.session()
+    found = judge(check, bench, contained=False).result.findings
+    assert [one.source.line for one in found if one.source] == [line("line of network")] * 2
+    assert called("1", bench.kinds) == "layer 1 (ReLU)"
+    assert bench.kinds == {"0": "Linear", "1": "ReLU", "2": "Linear"}
