@@ -52,6 +52,7 @@ CUT_OFF = Rule(
     "{at} and the loss",
     "remove the .detach(), .data, .item(), torch.tensor(...) or torch.no_grad() that {at}'s output passes; if it is meant, "
     "set requires_grad=False on {at} and leave it out of the optimizer",
+    why="A parameter that is cut off keeps its random start while the run looks normal.",
 )
 STRANGLING = Rule(
     "SC0203",
@@ -61,6 +62,7 @@ STRANGLING = Rule(
     "largest update is {update:.1e} of a weight's norm and nothing is learnt",
     "clip at {proposal:.2g} (the 90th percentile of the norms measured), or raise the learning rate accordingly",
     about=("train_step", "optimizer"),
+    why="A clip threshold far below the usual norm is a learning rate many times smaller than the one written down.",
 )
 SPIKES = Rule(
     "SC0204",
@@ -70,6 +72,7 @@ SPIKES = Rule(
     "after it, and nothing clips it",
     "clip the gradient norm at {proposal:.2g} (the 90th percentile measured)",
     about=("train_step", "optimizer"),
+    why="One such step can undo what hundreds of others have learnt.",
 )
 BAD_INPUT = Rule(
     "SC0205",
@@ -78,6 +81,7 @@ BAD_INPUT = Rule(
     "the batch of step {step} holds NaN or infinite values, and the loss with it",
     "find the samples in the dataset behind train_loader (torch.isnan) and drop or impute them",
     about=("train_loader",),
+    why="One NaN in a batch makes the loss, and from the next update on every weight, NaN.",
 )
 
 
@@ -99,6 +103,7 @@ STUCK = Rule(
     "are multiplied with is zero as well, so they can never move",
     "initialise one of the two factors with small random values: one zero-initialised layer or gate opens by itself, two in "
     "a row never do",
+    why="A weight that stays zero does nothing, while the run looks normal.",
 )
 
 

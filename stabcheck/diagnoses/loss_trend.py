@@ -49,6 +49,7 @@ LOST = Rule(
     "above the best constant guess ({constant:.3g}), at {last:.3g} on average",
     fix="look at what changes during training: a loss weight that grows with every step, momentum that builds up, a "
     "rising learning rate; clip the gradient",
+    why="A loss that was learnt and is lost again does not come back by itself, and everything after it is wasted.",
 )
 FAR = Rule(
     "SC1302",
@@ -60,6 +61,7 @@ FAR = Rule(
     "target, a value that should be masked; otherwise clip the gradient, or use a loss that grows linearly, such "
     "as Huber's",
     about=("train_loader",),
+    why="A few batches with ten times the loss steer the training: their gradients outweigh hundreds of ordinary ones.",
 )
 
 

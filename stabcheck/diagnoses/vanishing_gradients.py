@@ -95,6 +95,7 @@ FORGETFUL = Rule(
     "nothing was learnt yet",
     "if the task needs older inputs: GRU or LSTM cells instead of plain ones, attention, shorter sequences, or an "
     "orthogonal recurrent initialisation",
+    why="A recurrent layer whose gradient fades within a few steps cannot learn what lies further back.",
 )
 
 

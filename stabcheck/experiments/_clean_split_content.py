@@ -74,6 +74,7 @@ CONFLICTS = Rule(
     message="{count:,} of {of:,} training samples ({share:.1%}) have the input of another one and a different label, for "
     "example [{example[0]}] and [{example[1]}].",
     fix="Look at these pairs: labels joined in a wrong order, or annotators who disagree. Settle one label for each input.",
+    why="Of equal samples with different labels only some can be right, whatever the model says: no score can rise above that.",
 )
 
 

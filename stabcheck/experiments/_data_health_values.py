@@ -43,6 +43,7 @@ ALIKE = Rule(
     "the targets differ",
     fix="look at one sample right before the model: words that are all unknown come from a vocabulary built from "
     "other text (case, tokenizer), blank images from a failed read or from integer division by 255",
+    why="A model learns nothing from inputs that are all alike.",
 )
 ONE_TARGET = Rule(
     "SC1707",
@@ -51,6 +52,7 @@ ONE_TARGET = Rule(
     message="all {count:,} targets that count are {value}: whatever the input, one answer is right",
     fix="look where {where} is made: labels taken after their tokens were masked, a column that was overwritten, one "
     "class left by a filter or by an unshuffled split",
+    why="A model that always gives that one answer is right every time, and has learnt nothing.",
 )
 CODES = Rule(
     "SC1713",
@@ -59,6 +61,7 @@ CODES = Rule(
     message="{value:g} stands for a missing value: it is in {share:.1%} of the samples (column {columns} of {where}), "
     "while all other values there lie between {low:.4g} and {high:.4g}; the model takes it for a measurement",
     fix="impute it before scaling (by the median of the training data), and add a column that says where it was",
+    why="A code such as -999 is read as a measurement, and outweighs all real ones.",
 )
 LABEL_INSIDE = Rule(
     "SC1715",
@@ -67,6 +70,7 @@ LABEL_INSIDE = Rule(
     message="column {column} of the {columns} in {where} is the target itself, in all of {samples:,} samples (up to "
     "scale)",
     fix="drop the target's column from the inputs",
+    why="The model copies the answer from its input, and fails where the answer is not there.",
 )
 RULES = (NON_FINITE, BEYOND, LAST, ALIKE, ONE_TARGET, CODES, LABEL_INSIDE)
 

@@ -17,6 +17,7 @@ BUFFER = Rule(
     "fail",
     message="{where} changes the buffer {location}{more}: the model now holds something of the validation data{proof}.",
     fix="Update buffers in forward only `if self.training`.",
+    why="The model that is trained on, and published, then depends on validation data.",
 )
 WEIGHTS = Rule(
     "SC0605",
@@ -24,6 +25,7 @@ WEIGHTS = Rule(
     "fail",
     message="{how}: the model that trains on is not the one that was validated.",
     fix="{advice}",
+    why="A model that was trained on its validation data is scored by what it remembers.",
 )
 GRADIENTS = Rule(
     "SC0606",
@@ -31,6 +33,7 @@ GRADIENTS = Rule(
     "fail",
     message="{where} leaves gradients in {count} of {total} parameters: it calls backward(), and {consequence}.",
     fix="Remove backward() from the validation and put it under torch.no_grad().",
+    why="The next step of training follows gradients of validation data.",
 )
 MODE_LEFT = Rule(
     "SC0607",
@@ -39,6 +42,7 @@ MODE_LEFT = Rule(
     message="After validate() train_step runs {what} in {after} mode; before, it was {before} mode. Unless your loop sets the "
     "mode, {consequence}.",
     fix="{advice}",
+    why="The rest of the run trains without dropout and with frozen statistics; the loss looks all the better for it.",
 )
 GRAD_OFF = Rule(
     "SC0616",
@@ -46,6 +50,7 @@ GRAD_OFF = Rule(
     "fail",
     message="After validate() {what}: training then fails, or goes on without them.",
     fix="Use `with torch.no_grad():` around the validation, which undoes itself.",
+    why="Nothing is trained any more after the first validation.",
 )
 FAILS = Rule(
     "SC0617",
@@ -53,6 +58,7 @@ FAILS = Rule(
     "fail",
     message="After validate() {what} raises {error}; the first time it went well.",
     fix="Find what validate() leaves changed or used up: data type, device, frozen parameters, an open context, an iterator.",
+    why="The run ends with an exception after its first validation.",
 )
 
 RESEEDED = Rule(
@@ -62,6 +68,7 @@ RESEEDED = Rule(
     message="validate() sets the random seed: the training after it draws the same numbers each time, and every epoch repeats "
     "the shuffling and the dropout of the last.",
     fix="Seed inside `with torch.random.fork_rng():`, or give the validation a torch.Generator of its own.",
+    why="Every epoch after a validation draws the same random numbers: the same order, the same augmentation, the same dropout.",
 )
 
 OPTIMIZER = Rule(
@@ -70,6 +77,7 @@ OPTIMIZER = Rule(
     "fail",
     message="{where} changes the optimizer's {what}: the next steps are not those that training would have taken.",
     fix="Leave the optimizer alone while validating; if it must be switched to another mode, switch it back.",
+    why="The first validation changes how the rest of the run is trained.",
 )
 
 RULES = (BUFFER, WEIGHTS, GRADIENTS, MODE_LEFT, GRAD_OFF, FAILS, RESEEDED, OPTIMIZER)

@@ -47,6 +47,7 @@ DISAGREES = Rule(
     message="Eval mode undoes {share:.0%} of what was learnt: on the same training batches the loss is {trained:.4g} with the "
     "statistics of the batch, {averaged:.4g} with statistics averaged over many, and was {at_start:.4g} at the start. {cause}.",
     fix="{advice}",
+    why="Validation and inference use the running statistics: the model that is used is worse than the one that was trained.",
 )
 MOMENTUM = Rule(
     "SC0614",
@@ -55,6 +56,7 @@ MOMENTUM = Rule(
     message="momentum={momentum:g} of {at}{more}: {how}, and with those the loss in eval mode is {loss:.4g} where good "
     "statistics give {averaged:.4g} (at the start: {at_start:.4g}).",
     fix="Use momentum=0.1. In torch it is the weight of the new batch: Keras' 0.99 is torch's 0.01.",
+    why="Validation and inference use the running statistics: the model that is used is worse than the one that was trained.",
 )
 
 

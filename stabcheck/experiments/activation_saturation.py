@@ -39,6 +39,7 @@ SATURATED = Rule(
     "nothing is learnt in {steps} steps (loss {first:.3g} to {last:.3g}, best constant guess {constant:.3g}); "
     "with that input scaled to 1, the same steps reach {better:.3g}",
     fix="{remedy}",
+    why="On the flat part the gradient is a hundredth or less of what it could be, times that again for each such layer.",
 )
 WRONG_AXIS = Rule(
     "SC1102",
@@ -47,6 +48,7 @@ WRONG_AXIS = Rule(
     message="the attention weights in {at} are normalised over axis {axis} of {axes} ({what}) and not over the keys: "
     "summed over the keys they give {lowest:.3g} to {highest:.3g}, not 1",
     fix="apply softmax over the last axis of the logits (queries x keys): dim=-1",
+    why="Attention normalised over batch or heads mixes samples that have nothing to do with each other, and trains all the same.",
 )
 ALL_MASKED = Rule(
     "SC1103",
@@ -56,6 +58,7 @@ ALL_MASKED = Rule(
     "gives NaN",
     fix="check what True means in the mask (hidden in PyTorch's key_padding_mask, shown in "
     "scaled_dot_product_attention), and whether it is inverted",
+    why="A softmax over nothing gives NaN or an average over what should be hidden.",
 )
 
 

@@ -54,6 +54,7 @@ FUTURE = Rule(
     message="the model is trained to predict what comes next in {name}, and it sees it: with everything after position "
     "{position} replaced, predictions up to there change by up to {change:.2g} of their size{cause}",
     fix="{remedy}",
+    why="A language model that sees the next token reaches a loss that it will never reach when it writes.",
 )
 INSIDE = Rule(
     "SC1804",

@@ -27,112 +27,35 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stabcheck.check import Finding, NotChecked, Outcome, Rule, Severity, experiment
+from stabcheck.check import Finding, NotChecked, Outcome, Severity, experiment
+from stabcheck.experiments._checkpoint_resume_rules import (
+    BESIDE,
+    BUFFERS,
+    DETACHED,
+    NOT_LOADABLE,
+    OPTIMIZER,
+    ORDER,
+    RNG,
+    RULES,
+    SAVING,
+    SCHEDULE,
+    UNKNOWN,
+    UNSAVED,
+    WEIGHTS,
+)
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
     from stabcheck.trial.resume.cuts import Cut, Run
     from stabcheck.trial.resume.resume import Resumed
 
-WEIGHTS = Rule(
-    "SC0401",
-    "weights-not-restored",
-    "fail",
-    message="After {load} in a fresh process {count} of {total} weight tensors are not the saved ones ({names}): {how}.",
-    fix="Save model.state_dict() and load it into the same model with strict=True; look at the keys that are left out.",
-)
-BUFFERS = Rule(
-    "SC0402",
-    "buffers-not-restored",
-    "fail",
-    message="After {load} in a fresh process {count} of {total} buffers are not the saved ones ({names}): {how}. "
-    "The training loss does not show it; evaluation does.",
-    fix="Save model.state_dict(), which holds the buffers, rather than the parameters alone.",
-)
-OPTIMIZER = Rule(
-    "SC0403",
-    "optimizer-state-not-restored",
-    "fail",
-    message="After {load} in a fresh process the state of {part} is not the saved one ({names} of {count} parameters): {how}.",
-    fix="Save {part}.state_dict() and give it to {part}.load_state_dict() in load().",
-)
-DETACHED = Rule(
-    "SC0404",
-    "optimizer-detached-from-model",
-    "fail",
-    message="After {load} {part} no longer holds {count} of the model's parameters ({names}): they were replaced by new "
-    "tensors, which it will never update.",
-    fix="Load in place with model.load_state_dict(), or build the optimizer after the parameters are replaced.",
-)
-SCHEDULE = Rule(
-    "SC0405",
-    "schedule-not-restored",
-    "fail",
-    message="After {load} in a fresh process {part} is not where it was saved: {how}.",
-    fix="Save {part}.state_dict() and give it to {part}.load_state_dict() in load().",
-)
-BESIDE = Rule(
-    "SC0406",
-    "tensors-beside-the-model-not-restored",
-    "fail",
-    message="Training changes {part}, but after {load} in a fresh process it is not the saved one: {how}.",
-    fix="Save and load {part} as well as the model.",
-)
-UNSAVED = Rule(
-    "SC0407",
-    "unsaved-state-changes-training",
-    "fail",
-    message="{part} is {saved} when the checkpoint is written and {loaded} after {load} in a fresh process. It "
-    "matters: with the old value put back, the resumed run is the uninterrupted one again.",
-    fix="{advice}",
-)
-NOT_LOADABLE = Rule(
-    "SC0408",
-    "checkpoint-not-loadable",
-    "fail",
-    message="{what} in a fresh process: {error}",
-    fix="{advice}",
-    about=("load",),
-)
-SAVING = Rule(
-    "SC0409",
-    "saving-changes-the-run",
-    "fail",
-    message="save() changes the run that it saves: {how}.",
-    fix="Let save() read only: put back modes and devices, and convert copies rather than the model.",
-)
-RNG = Rule(
-    "SC0410",
-    "random-state-not-restored",
-    "warn",
-    message="The checkpoint holds the random state, but after load() in a fresh process it is another one: dropout, "
-    "augmentation and shuffling continue with other numbers.",
-    fix="Call torch.set_rng_state() with the saved state at the end of load().",
-    about=("load",),
-)
-ORDER = Rule(
-    "SC0411",
-    "one-order-for-every-restart",
-    "warn",
-    message="The loader shuffles with a generator of its own that the checkpoint does not hold: every resumed process starts "
-    "on the order of the first epoch, and a run restarted once an epoch never sees another.",
-    fix="Save loader.generator.get_state() and set it in load(), or seed the generator from the epoch.",
-)
-UNKNOWN = Rule(
-    "SC0412",
-    "resumed-run-differs",
-    "warn",
-    message="The resumed run trains differently (its weights are off by {drift:.2g} of the distance trained since the "
-    "checkpoint) although all state in sight is restored and the uninterrupted run repeats itself exactly.",
-    fix="Look for state outside the set-up's objects: a cache, a file, a queue, a counter in a library.",
-)
 _RULES = {"weight": WEIGHTS, "buffer": BUFFERS, "moment": OPTIMIZER, "held": DETACHED, "schedule": SCHEDULE}
 
 
 @experiment(
     title="Checkpoint resume",
     about=("save",),
-    rules=(WEIGHTS, BUFFERS, OPTIMIZER, DETACHED, SCHEDULE, BESIDE, UNSAVED, NOT_LOADABLE, SAVING, RNG, ORDER, UNKNOWN),
+    rules=RULES,
     cost="dear",
 )
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802

@@ -46,6 +46,7 @@ EVAL_TRAINING = Rule(
     "warn",
     message="train_step runs the whole model in eval mode: {what} will not act as in training.",
     fix="Call model.train() before training; models loaded by from_pretrained() come in eval mode.",
+    why="The model trains without dropout and with frozen statistics; the loss looks all the better for it.",
 )
 NOTHING = Rule(
     "SC0609",
@@ -53,6 +54,7 @@ NOTHING = Rule(
     "fail",
     message="{where} ran no model: {why}.",
     fix="Check that the validation data is not empty and that its loop is reached.",
+    why="Early stopping, the choice of a checkpoint and every comparison rest on a number that nothing was measured for.",
 )
 TRAINING_DATA = Rule(
     "SC0610",
@@ -60,6 +62,7 @@ TRAINING_DATA = Rule(
     "fail",
     message="validate() iterates over the training data ({samples} samples) and {other}.",
     fix="Iterate over the validation loader in validate().",
+    why="A score on the training data measures memory: it tells nothing about new data.",
 )
 NOT_FINITE = Rule(
     "SC0611",
@@ -67,6 +70,7 @@ NOT_FINITE = Rule(
     "fail",
     message="{where} returns {value} while the training loss is {loss:.4g}.",
     fix="Look for an average over no samples, log(0), or NaN in the validation data.",
+    why="A comparison with NaN is always false: early stopping and the choice of the best checkpoint never act, or act at once.",
 )
 GRAPHS = Rule(
     "SC0612",
@@ -74,6 +78,7 @@ GRAPHS = Rule(
     "warn",
     message="validate() keeps the autograd graphs of {count} batches alive at once: memory grows with every batch.",
     fix="Put validate() under torch.no_grad(), or sum up loss.item() in place of loss.",
+    why="Memory grows with every validated batch, until the run is killed for it.",
 )
 STALE = Rule(
     "SC0615",
@@ -81,6 +86,7 @@ STALE = Rule(
     "warn",
     message="validate() runs a model ({kind}) that shares no parameter with the set-up's model, and training on did not change it.",
     fix="Validate the model that is trained, or an average of it that train_step updates.",
+    why="The numbers tell of weights that are no longer trained: they stay the same or lag behind.",
 )
 
 

@@ -45,6 +45,7 @@ EQUAL = Rule(
     message="all {units} units of {at} start with the same weights and stay the same in training, so together they do no "
     "more than one{others}",
     fix="initialise {at} with random values (He for ReLU, Xavier for tanh), not with a constant",
+    why="Equal units get equal gradients: a layer of 128 stays one unit, however long the run.",
 )
 TOO_LARGE = Rule(
     "SC1002",
@@ -55,6 +56,7 @@ TOO_LARGE = Rule(
     "{last:.3g}, best constant guess {constant:.3g}); with these weights scaled down, the same steps reach "
     "{better:.3g}",
     fix="initialise with a standard deviation of about {proposal:.2g} (1/sqrt(inputs); He is 1.4 times that)",
+    why="Weights ten times too large over a few layers multiply the signal by thousands: the loss starts far too high.",
 )
 TOO_SMALL = Rule(
     "SC1003",
@@ -65,6 +67,7 @@ TOO_SMALL = Rule(
     "{last:.3g}, best constant guess {constant:.3g}); with these weights scaled up, the same steps reach "
     "{better:.3g}",
     fix="initialise with a standard deviation of about {proposal:.2g} (1/sqrt(inputs); He is 1.4 times that)",
+    why="Weights ten times too small over a few layers leave nothing of the signal, and nothing of the gradient.",
 )
 
 FAR_BIAS = Rule(
@@ -74,6 +77,7 @@ FAR_BIAS = Rule(
     "the bias of {at} has a size of {size:.4g} at the start{others}, which outweighs what its inputs bring, and nothing is learnt "
     "in {steps} steps (loss {first:.3g} to {last:.3g}, best constant guess {constant:.3g}); at zero it reaches {better:.3g}",
     "start this bias at zero (the forget gate of an LSTM at 1, an output at the mean of its targets)",
+    why="What the inputs say is small beside a bias that is far off: training first spends its steps on the bias.",
 )
 
 

@@ -34,6 +34,7 @@ OTHER_OPTIMIZER = Rule(
     "{scheduler} changes the rate of another optimizer ({other}), not of the one that trains ({optimizer}), which stays "
     "at {rate:.3g}",
     "build the scheduler after the optimizer and from the same object: {name}(optimizer, ...)",
+    why="The rate of the optimizer that trains never changes, while the log of the scheduler shows that it does.",
 )
 NEVER_STEPPED = Rule(
     "SC0502",
@@ -50,6 +51,7 @@ RAISES = Rule(
     "fail",
     "{scheduler} raises {when}: {error}",
     "{remedy}",
+    why="The run ends with an exception hours after its start.",
 )
 IMPOSSIBLE_RATE = Rule(
     "SC0504",
@@ -58,6 +60,7 @@ IMPOSSIBLE_RATE = Rule(
     "the learning rate is {rate:.3g} {when}{group}",
     "a rate is finite and not negative: bound what the scheduler returns, as in max(0, ...), and give it the length of the "
     "run ({calls} calls)",
+    why="A rate below zero climbs the loss; one that is no number turns all weights into NaN.",
 )
 WRONG_PACE = Rule(
     "SC0505",
@@ -103,6 +106,7 @@ RATE_AS_FACTOR = Rule(
     "the function given to LambdaLR returns a rate ({factor:.3g}), but what it returns is multiplied with the optimizer's lr "
     "({base:.3g}), so the rate never exceeds {peak:.3g}",
     "return a factor between 0 and 1 (divide by {base:.3g}), or set the optimizer's lr to 1.0",
+    why="The model trains with the product of two rates, thousands of times less than was meant.",
 )
 CADENCE_CONTRADICTED = Rule(
     "SC0511",
@@ -117,6 +121,7 @@ OVERWRITTEN = Rule(
     "warn",
     "{what}: {scheduler} {effect}",
     "let either the scheduler or your own code set the rate; a scheduler starts from the lr that the optimizer was built with",
+    why="The schedule that was written down is not the one that is trained with.",
 )
 GROWS = Rule(
     "SC0513",
@@ -124,6 +129,7 @@ GROWS = Rule(
     "warn",
     "the learning rate only grows, from {first:.3g} to {last:.3g} at the end of the run, and {scheduler} has no end to it",
     "a factor below 1 makes the rate decay{hint}; a warm-up needs an end, as LinearLR has",
+    why="Sooner or later every growing rate is too large, and what was learnt until then is lost.",
 )
 ALWAYS_ZERO = Rule(
     "SC0514",
@@ -131,6 +137,7 @@ ALWAYS_ZERO = Rule(
     "fail",
     "the learning rate{group} is zero at every step of the run: nothing is trained with it",
     "check the lr of the optimizer and the factor of {scheduler}",
+    why="With a rate of zero nothing is learnt, while the run looks busy.",
 )
 IMPATIENT = Rule(
     "SC0515",
@@ -139,6 +146,7 @@ IMPATIENT = Rule(
     "ReduceLROnPlateau is stepped at every batch, so patience={patience} is {share:.0%} of an epoch and the noise between "
     "batches will cut the rate",
     "step it once per epoch, with the validation metric",
+    why="The rate falls to nothing within the first epochs, and the training ends there.",
 )
 
 NEVER_ACTS = Rule(

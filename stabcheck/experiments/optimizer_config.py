@@ -51,6 +51,7 @@ ASCENDS = Rule(
     message="{kind} has maximize=True, so every step increases the loss: {first:.3g} at the start, {last:.3g} after "
     "{steps} steps (best constant guess {constant:.3g})",
     fix="drop maximize=True, or give the negative of the score as the loss",
+    why="The optimizer makes worse what it should make better.",
 )
 MEMORY = Rule(
     "SC2402",
@@ -106,6 +107,7 @@ ALL_DROPPED = Rule(
     "fail",
     message="{at} drops everything in training (p={value:g}): nothing behind it sees its input before evaluation",
     fix="give the probability to drop, not to keep: a smaller number, such as {keep:.2g}",
+    why="Layers behind it are trained on zeros, and see their input for the first time in evaluation.",
 )
 ZERO_RATE_GROUP = Rule(
     "SC2409",
@@ -114,6 +116,7 @@ ZERO_RATE_GROUP = Rule(
     message="parameter group {group} ({count} tensors, such as {name}) has learning rate 0 and nothing raises it, while "
     "others train at {rate:.3g}",
     fix="give the group a learning rate, or freeze it explicitly with requires_grad_(False)",
+    why="Weights that are meant to be trained stay at their initial values, while the run looks normal.",
 )
 
 

@@ -49,6 +49,7 @@ DROPPED = Rule(
     message="val_loader has drop_last=True and yields {count:,} of its {held:,} samples: {share:.0%} are left out of "
     "every validation",
     fix="set drop_last=False in val_loader",
+    why="What is left out is scored by nobody: the metric describes another set than the one you chose.",
 )
 
 

@@ -102,6 +102,7 @@ WRAPS = Rule(
     "fail",
     message="'{operation}' on {dtype} gives numbers that {dtype} cannot hold: {share:.0%} of the results wrapped around",
     fix="convert to float first: images.float()",
+    why="Numbers that wrap around are wrong without being strange: 3 - 5 is 254 in uint8. The model learns from noise.",
 )
 OVERFLOW = Rule(
     "SC2108",

@@ -143,8 +143,8 @@ class Bench:
             modules = dict(setup.model.named_modules())
         self.kinds = {path: type(module).__name__ for path, module in modules.items() if path[-1:].isdigit()}
         for path, module in modules.items():
-            place = self.source(module)
-            if place and place != self.sources.get(nearest(path, self.sources)):
+            place, around = self.source(module), nearest(path, self.sources)
+            if place and not (around and place == self.sources[around]):
                 self.sources[path] = place
         entry = source_of(self.entry.function)
         self.places = {"entry": entry} if entry else {}
