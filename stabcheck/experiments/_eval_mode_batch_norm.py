@@ -44,8 +44,8 @@ DISAGREES = Rule(
     "SC0613",
     "batch-norm-disagrees-with-itself",
     "warn",
-    message="Eval mode undoes {share:.0%} of what was learnt: on the same training batches the loss is {trained:.4g} with the "
-    "statistics of the batch, {averaged:.4g} with statistics averaged over many, and was {at_start:.4g} at the start. {cause}.",
+    message="eval mode undoes {share:.0%} of what was learnt: on the same training batches the loss is {trained:.4g} with the "
+    "statistics of the batch, {averaged:.4g} with statistics averaged over many, and was {at_start:.4g} at the start; {cause}",
     fix="{advice}",
     why="Validation and inference use the running statistics: the model that is used is worse than the one that was trained.",
 )
@@ -54,8 +54,8 @@ MOMENTUM = Rule(
     "batch-norm-momentum",
     "fail",
     message="momentum={momentum:g} of {at}{more}: {how}, and with those the loss in eval mode is {loss:.4g} where good "
-    "statistics give {averaged:.4g} (at the start: {at_start:.4g}).",
-    fix="Use momentum=0.1. In torch it is the weight of the new batch: Keras' 0.99 is torch's 0.01.",
+    "statistics give {averaged:.4g} (at the start: {at_start:.4g})",
+    fix="use momentum=0.1; in torch it is the weight of the new batch: Keras' 0.99 is torch's 0.01",
     why="Validation and inference use the running statistics: the model that is used is worse than the one that was trained.",
 )
 
@@ -92,15 +92,15 @@ def _disagreement(
     bn: BatchNormReport, shared: str | None, share: float, levels: dict[str, Any], kinds: Mapping[str, str]
 ) -> Finding:
     if shared is None:
-        cause = "The batches differ from each other more than chance explains"
-        advice = "Shuffle the training data, or use GroupNorm or LayerNorm, which know no modes."
+        cause = "the batches differ from each other more than chance explains"
+        advice = "shuffle the training data, or use GroupNorm or LayerNorm, which know no modes"
         return DISAGREES.at(None, share=share, cause=cause, advice=advice, **levels)
     cause = (
         f"{called(shared, kinds)} is used {bn.uses[shared]} times in one forward, on different distributions, and keeps running "
         "statistics of their mixture only"
     )
     return DISAGREES.at(
-        shared, severity="fail", share=share, cause=cause, advice="Give each place a BatchNorm of its own.", **levels
+        shared, severity="fail", share=share, cause=cause, advice="give each place a BatchNorm of its own", **levels
     )
 
 

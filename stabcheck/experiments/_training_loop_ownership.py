@@ -44,7 +44,7 @@ HIDDEN = Rule(
     "weights-outside-the-model",
     "fail",
     message="{count} parameter(s) in {at}{example}, get a gradient at every step, but {why}: they keep the values they were "
-    "made with.",
+    "made with",
     fix="{advice}",
 )
 RULES = (UNOPTIMIZED, OTHER_TENSORS, TWICE, HIDDEN)
@@ -93,8 +93,8 @@ def _hidden(found: Hidden, seen: Watched, source: Source | None, defined: Callab
             at=f"a {found.name} beside the model",
             example=f"{shape}, whose input comes from the model",
             why="no optimizer holds them",
-            advice=f"Give the optimizer the parameters of the {found.name} too, and save it with the model; or set "
-            "requires_grad=False on them if they are meant to stay fixed.",
+            advice=f"give the optimizer the parameters of the {found.name} too, and save it with the model; or set "
+            "requires_grad=False on them if they are meant to stay fixed",
         )
     attribute = f"{found.owner}.{found.name}" if found.owner else found.name
     instead = _CONTAINERS.get(found.inside, "nn.Module" if found.inside else "nn.Parameter")
@@ -106,7 +106,7 @@ def _hidden(found: Hidden, seen: Watched, source: Source | None, defined: Callab
         at=attribute,
         example=f", {kept}{shape}",
         why=f"{kept} hides them from model.parameters(), so no optimizer holds them, and from the state_dict",
-        advice=f"Make {attribute} an {instead}, and build the optimizer after that.",
+        advice=f"make {attribute} an {instead}, and build the optimizer after that",
     )
 
 

@@ -92,7 +92,7 @@ def _broken(run: Run, results: list[Resumed]) -> list[Finding]:
     if result is None or result.error is None:
         return []
     error = result.error
-    what = f"{error['stage']} fails after a resume" if result.is_loaded else "The checkpoint cannot be loaded"
+    what = f"{error['stage']} fails after a resume" if result.is_loaded else "the checkpoint cannot be loaded"
     wrote_nothing = run.own_checkpoint and not run.cuts[0].wrote
     hint = " (save() wrote nothing to the path that it was given)" if wrote_nothing else ""
     finding = NOT_LOADABLE.at(
@@ -108,15 +108,15 @@ def _broken(run: Run, results: list[Resumed]) -> list[Finding]:
 
 def _advice(message: str, *, wrote_nothing: bool) -> str:
     if wrote_nothing:
-        return "Write to the path that save() is given, and read from the path that load() is given."
+        return "write to the path that save() is given, and read from the path that load() is given"
     if "weights_only" in message:
         return (
-            "Save state_dicts, tensors, numbers and plain containers only; where the file is your own, "
-            "torch.load(path, weights_only=False) reads any class."
+            "save state_dicts, tensors, numbers and plain containers only; where the file is your own, "
+            "torch.load(path, weights_only=False) reads any class"
         )
     if "state_dict" in message or "parameter group" in message:
-        return "Before load(), build the same modules and parameter groups as there were when the checkpoint was saved."
-    return "Make load() work in a process that has done nothing but call the entry function."
+        return "before load(), build the same modules and parameter groups as there were when the checkpoint was saved"
+    return "make load() work in a process that has done nothing but call the entry function"
 
 
 def _altered(run: Run) -> list[Finding]:
