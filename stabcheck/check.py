@@ -54,6 +54,11 @@ class Rule:
     severity: Severity
     message: str
     fix: str
+    about: tuple[str, ...] = ()
+    """Keys of the set-up that it is about: a finding without a place is put where the first of them comes from that has
+    one in the user's code. Empty: those of the check."""
+    why: str = ""
+    """Why it matters, where that is not the first paragraph of the check's own "Why it matters"."""
 
     def at(
         self,
@@ -111,14 +116,16 @@ class Check:
     needs_trial: bool = False
     cost: Cost = "cheap"
     """Experiments that are "cheap" look, or take a few steps; "dear" ones train, and run after all that are cheap."""
+    about: tuple[str, ...] = ()
+    """The same as of a rule, for all that have none."""
 
 
 def diagnosis(
-    *, title: str, rules: tuple[Rule, ...], reads: tuple[str, ...] = ()
+    *, title: str, rules: tuple[Rule, ...], reads: tuple[str, ...] = (), about: tuple[str, ...] = ()
 ) -> Callable[[Callable[[Recording], Outcome]], Check]:
     """Publish a pure function of the Recording as the check named after its file. `reads` are the parts of it that may be
     missing (`Recording.not_recorded`): where one is, the outcome says so."""
-    return lambda function: _check(_candid(function, reads), "diagnosis", title, rules, needs_trial=True)
+    return lambda function: _check(_candid(function, reads), "diagnosis", title, rules, needs_trial=True, about=about)
 
 
 def experiment(
@@ -128,11 +135,12 @@ def experiment(
     needs_trial: bool = False,
     reads: tuple[str, ...] = (),
     cost: Cost = "cheap",
+    about: tuple[str, ...] = (),
 ) -> Callable[[Callable[[Bench], Outcome]], Check]:
     """Publish a function of the Bench as the check named after its file; `needs_trial` if it reads `bench.recording`, of
     which `reads` are the parts that may be missing."""
     return lambda function: _check(
-        _candid(function, reads), "experiment", title, rules, needs_trial=needs_trial, cost=cost
+        _candid(function, reads), "experiment", title, rules, needs_trial=needs_trial, cost=cost, about=about
     )
 
 
@@ -159,6 +167,7 @@ def _check(
     *,
     needs_trial: bool,
     cost: Cost = "cheap",
+    about: tuple[str, ...],
 ) -> Check:
     module = sys.modules[function.__module__]
     return Check(
@@ -170,4 +179,5 @@ def _check(
         doc=inspect.cleandoc(module.__doc__ or ""),
         needs_trial=needs_trial,
         cost=cost,
+        about=about,
     )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from stabcheck.check import Check, Finding, NotChecked, Outcome, Severity, Skip
+from stabcheck.check import Check, Finding, NotChecked, Outcome, Severity, Skip, Source
+from stabcheck.recording import nearest
 from stabcheck.report import CheckError, CheckResult, FindingResult, SourceLine, plain, status_of
 from stabcheck.userland import UserCodeError, blamed, clean, is_request_to_stop, shortened, shown
 
@@ -28,7 +29,7 @@ def judge(check: Check, subject: Any, *, contained: bool) -> Judged:
     debugger, which are the user's where the process is not a `contained` one of our own."""
     started = time.perf_counter()
     try:
-        judged = of_outcome(check, check.run(subject))
+        judged = of_outcome(check, check.run(subject), subject)
     except Skip as skip:
         judged = Judged(skipped(check, skip.reason))
     except BaseException as error:
@@ -39,14 +40,15 @@ def judge(check: Check, subject: Any, *, contained: bool) -> Judged:
     return Judged(judged.result.model_copy(update={"duration_s": seconds}), judged.not_checked)
 
 
-def of_outcome(check: Check, outcome: Outcome) -> Judged:
-    """The result for what a check returned."""
+def of_outcome(check: Check, outcome: Outcome, subject: Any = None) -> Judged:
+    """The result for what a check returned of `subject`, the Recording or the Bench."""
     if not isinstance(outcome, Outcome):
         raise TypeError(f"{check.id} returned a {type(outcome).__name__}, not an Outcome")
     unknown = {finding.code for finding in outcome.findings} - {rule.code for rule in check.rules}
     if unknown:
         raise ValueError(f"{check.id} reports {', '.join(sorted(unknown))}, which is none of its rules")
-    findings = tuple(_published(finding) for finding in sorted(outcome.findings, key=_order))
+    placed = (_placed(check, finding, subject) for finding in outcome.findings)
+    findings = tuple(_published(finding) for finding in sorted(placed, key=_order))
     result = CheckResult(
         id=check.id,
         status=status_of(findings),
@@ -116,6 +118,19 @@ def _order(finding: Finding) -> tuple[Any, ...]:
     location = finding.location or ""
     natural = [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", location) if part]
     return _SEVERITIES.index(finding.severity), natural, location, finding.code
+
+
+def _placed(check: Check, finding: Finding, subject: Any) -> Finding:
+    """The finding with a line of the user's: if it has none, that of the module that it is at, or of what its rule is about,
+    at last the entry function."""
+    if finding.source is not None:
+        return finding
+    sources: Mapping[str, Source] = getattr(subject, "sources", {})
+    places: Mapping[str, Source] = getattr(subject, "places", {})
+    module = nearest(finding.location or "", sources)
+    about = next(rule.about for rule in check.rules if rule.code == finding.code) or check.about
+    found = [sources[module]] if module else [places[key] for key in (*about, "entry") if key in places]
+    return replace(finding, source=found[0] if found else None)
 
 
 def _published(finding: Finding) -> FindingResult:

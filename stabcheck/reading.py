@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stabcheck import stats
@@ -39,11 +40,13 @@ SCALE_FREE = {
 """Optimizers that divide the gradient's scale out, to which clipping by a constant factor does nothing."""
 
 
-def called(module: str | None) -> str:
-    """How a sentence speaks of a module: a bare number, as in an nn.Sequential, is "layer 3"."""
+def called(module: str | None, kinds: Mapping[str, str] | None = None) -> str:
+    """How a sentence speaks of a module: with its class where its path ends in a number and `kinds` knows it. A bare number,
+    as in an nn.Sequential, is "layer 3 (ReLU)"."""
     if not module:
         return "the model"
-    return f"layer {module}" if module.isdigit() else module
+    kind = (kinds or {}).get(module)
+    return (f"layer {module}" if module.isdigit() else module) + (f" ({kind})" if kind else "")
 
 
 def batch_part(path: str) -> str:

@@ -8,7 +8,8 @@ which the expensive quantities were read. `None` means that the quantity was not
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -194,10 +195,15 @@ class Recording:
     failure: str | None
     """Why the trial ended early, if it did."""
     sources: dict[str, tuple[str, int]]
-    """Module path -> file and line of its class, where the user wrote it."""
+    """Module path -> file and line of its class, where the user wrote it, else of the user's call that built it; left out
+    where it is the line of the module around it."""
     not_recorded: tuple[tuple[str, str], ...]
     """(what, why) for everything that could not be observed; a check that reads it says so (`check.diagnosis`)."""
     precision: PrecisionFacts = PrecisionFacts()
+    places: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """Key of the set-up -> the user's line that it comes from; "entry" is the entry function."""
+    kinds: dict[str, str] = field(default_factory=dict)
+    """Path of a module that ends in a number -> its class."""
     rank: int = 0
     version: int = RECORDING_VERSION
 
@@ -207,12 +213,15 @@ class Recording:
         return tuple(step.loss for step in self.steps if step.loss is not None)
 
     def source(self, module: str | None) -> tuple[str, int] | None:
-        """Where the user wrote the class of `module`, or of the nearest module around it that they wrote."""
-        while module:
-            if module in self.sources:
-                return self.sources[module]
-            module = module.rpartition(".")[0]
-        return self.sources.get("")
+        """The user's line that `module` comes from, or that of the nearest module around it of which it is known."""
+        return self.sources.get(nearest(module or "", self.sources))
+
+
+def nearest(module: str, known: Collection[str]) -> str:
+    """The path, or that of the nearest module around it that is `known`; "" for the model itself."""
+    while module and module not in known:
+        module = module.rpartition(".")[0]
+    return module
 
 
 @cache

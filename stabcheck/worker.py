@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from stabcheck import stacks, thresholds
 from stabcheck.check import Check, Skip
 from stabcheck.judging import Judged, error_of, judge, skipped
-from stabcheck.loading import TargetError, load_entry, source_of
+from stabcheck.loading import TargetError, load_entry
 from stabcheck.protocol import ACTIVE, CUT_OFF, FAILED, Channel, Message, Request, Surroundings, allowance
 from stabcheck.report import CheckError
 from stabcheck.userland import UserCodeError, is_request_to_stop, userland
@@ -72,6 +72,7 @@ class _Work:
     def load(self) -> Iterator[Message]:
         from stabcheck.trial.ambience import Ambience
         from stabcheck.trial.bench import Bench
+        from stabcheck.trial.constructions import Constructions
         from stabcheck.trial.rng import seed_all
 
         yield {"type": "started", "stage": "load"}
@@ -79,9 +80,11 @@ class _Work:
         try:
             device = _device(request.device)
             seed_all(request.seed)
-            entry = load_entry(request.target, request.arguments)
-            bench = Bench(entry, request.seed, self.scratch, self.nursery, device=device)
-            facts = _facts(bench.prepare()) | {"entry": source_of(entry.function)}
+            built = Constructions()
+            with built.noting():
+                entry = load_entry(request.target, request.arguments)
+            bench = Bench(entry, request.seed, self.scratch, self.nursery, device=device, built=built)
+            facts = _facts(bench.prepare()) | {"entry": bench.places.get("entry")}
         except BaseException as error:
             yield self._failed("load", error)
             return

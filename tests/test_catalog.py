@@ -129,6 +129,14 @@ def test_rule_is_named_after_the_fault(check: Check, rule: Rule) -> None:
 
 
 @every_rule
+def test_sentences_begin_small_and_end_open_as_they_stand_behind_a_label(check: Check, rule: Rule) -> None:
+    for template in (rule.message, rule.fix):
+        assert not re.match(r"[A-Z][a-z]* ", template)
+        assert not re.search(r"\.( [A-Z]|$)", template)
+    assert re.fullmatch(r"([A-Z].*\.)?", rule.why)
+
+
+@every_rule
 def test_message_and_fix_are_templates_that_say_something(check: Check, rule: Rule) -> None:
     for template in (rule.message, rule.fix):
         fields = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]

@@ -55,7 +55,7 @@ MOSTLY_DEAD = Rule(
 )
 
 
-@diagnosis(title="Dying ReLU", rules=(BORN_DEAD, KILLED, MOSTLY_DEAD), reads=(CONSTANT_LEVEL,))
+@diagnosis(title="Dying ReLU", about=("model",), rules=(BORN_DEAD, KILLED, MOSTLY_DEAD), reads=(CONSTANT_LEVEL,))
 def CHECK(recording: Recording) -> Outcome:  # noqa: N802
     """Count the units that are silent at the end of the trial."""
     if not recording.rectifiers:
@@ -86,7 +86,9 @@ def CHECK(recording: Recording) -> Outcome:  # noqa: N802
     findings = [f for r in judged if stalled and (f := _judge(recording, r, shares[r], window))]
     worst = max(judged, key=lambda r: shares[r])
     summary = (
-        f"{shares[worst]:.0%} of {where(worst)} is silent, less elsewhere" if shares[worst] else "every unit fires"
+        f"{shares[worst]:.0%} of {where(recording, worst)} is silent, less elsewhere"
+        if shares[worst]
+        else "every unit fires"
     )
     if findings:
         # The first layer that is dead silences the rest: one finding, for the first.
@@ -103,14 +105,14 @@ def _judge(recording: Recording, rectifier: Rectifier, dead: float, window: int)
     rates = next((s.lr for s in recording.steps if s.lr), ())
     early = early_share(rectifier)
     facts: dict[str, Any] = {
-        "dead": dead, "early": early, "units": rectifier.units, "kind": rectifier.kind, "where": where(rectifier),
-        "after": called(rectifier.after) if rectifier.after else "the layer before it",
+        "dead": dead, "early": early, "units": rectifier.units, "kind": rectifier.kind, "where": where(recording, rectifier),
+        "after": called(rectifier.after, recording.kinds) if rectifier.after else "the layer before it",
         "first_steps": FIRST_STEPS, "window": window,
         "samples": window * recording.steps[-1].samples, "rate": f" (now {max(rates):.3g})" if rates else "",
     }  # fmt: skip
     rule = MOSTLY_DEAD if dead <= FAIL_DEAD else KILLED if dead - early > KILLED_GROWTH else BORN_DEAD
     place = rectifier.module or None
-    return rule.at(place, source=recording.source(rectifier.module), **facts)
+    return rule.at(place, **facts)
 
 
 def _starts_constant(recording: Recording, module: str | None) -> bool:
@@ -128,7 +130,7 @@ def early_share(rectifier: Rectifier) -> float:
     return sum(not 0 <= step < FIRST_STEPS for step in rectifier.first_fired) / rectifier.units
 
 
-def where(rectifier: Rectifier) -> str:
+def where(recording: Recording, rectifier: Rectifier) -> str:
     """How a reader finds the call."""
-    place = called(rectifier.module) if rectifier.module else "the model's forward"
+    place = called(rectifier.module, recording.kinds) if rectifier.module else "the model's forward"
     return f"{place} (call {rectifier.call + 1})" if rectifier.call else place

@@ -47,6 +47,7 @@ DIVERGENCE = Rule(
     "fail",
     "the loss went from {first:.3g} to {last:.3g} in {steps} steps; the best constant guess has {constant:.3g}",
     "{remedy}",
+    about=("optimizer",),
 )
 BLOWN_UP = Rule(
     "SC0803",
@@ -59,7 +60,9 @@ BLOWN_UP = Rule(
 )
 
 
-@diagnosis(title="Exploding gradients", rules=(OVERFLOW, DIVERGENCE, BLOWN_UP), reads=(CONSTANT_LEVEL,))
+@diagnosis(
+    title="Exploding gradients", about=("model",), rules=(OVERFLOW, DIVERGENCE, BLOWN_UP), reads=(CONSTANT_LEVEL,)
+)
 def CHECK(recording: Recording) -> Outcome:  # noqa: N802
     """Judge the losses of the trial."""
     state = progress(recording)
@@ -86,8 +89,7 @@ def CHECK(recording: Recording) -> Outcome:  # noqa: N802
         if state.first > HOPELESS_START * reference and state.last > DIVERGED * reference:
             finding = BLOWN_UP.at(
                 place,
-                source=recording.source(place),
-                at=called(place),
+                at=called(place, recording.kinds),
                 ratio=state.first / reference,
                 growth=growth,
                 **facts,
@@ -122,8 +124,8 @@ def _overflow(recording: Recording) -> Finding | None:
     before = [f"{loss:.3g}" for loss in recording.losses[max(0, step - 3) : step]]
     value = "infinite or NaN"
     return OVERFLOW.at(
-        where or None, source=recording.source(where), what={"activation": "output", "gradient": "gradient"}.get(what, "value"),
-        place=called(where) if where else "the loss", value=value, step=step, losses=", ".join(before) or "none",
+        where or None, what={"activation": "output", "gradient": "gradient"}.get(what, "value"),
+        place=called(where, recording.kinds) if where else "the loss", value=value, step=step, losses=", ".join(before) or "none",
         remedy=_remedy(recording),
     )  # fmt: skip
 

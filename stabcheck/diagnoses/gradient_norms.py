@@ -52,6 +52,7 @@ CUT_OFF = Rule(
     "{at} and the loss",
     "remove the .detach(), .data, .item(), torch.tensor(...) or torch.no_grad() that {at}'s output passes; if it is meant, "
     "set requires_grad=False on {at} and leave it out of the optimizer",
+    why="A parameter that is cut off keeps its random start while the run looks normal.",
 )
 STRANGLING = Rule(
     "SC0203",
@@ -60,6 +61,8 @@ STRANGLING = Rule(
     "clipping at {threshold:.3g} scales the gradient down at {share:.0%} of the steps, {factor:.0f} times at the median: the "
     "largest update is {update:.1e} of a weight's norm and nothing is learnt",
     "clip at {proposal:.2g} (the 90th percentile of the norms measured), or raise the learning rate accordingly",
+    about=("train_step", "optimizer"),
+    why="A clip threshold far below the usual norm is a learning rate many times smaller than the one written down.",
 )
 SPIKES = Rule(
     "SC0204",
@@ -68,6 +71,8 @@ SPIKES = Rule(
     "the gradient norm jumps to {largest:.3g} at step {step}, {factor:.0f} times its median, the loss rises "
     "after it, and nothing clips it",
     "clip the gradient norm at {proposal:.2g} (the 90th percentile measured)",
+    about=("train_step", "optimizer"),
+    why="One such step can undo what hundreds of others have learnt.",
 )
 BAD_INPUT = Rule(
     "SC0205",
@@ -75,6 +80,8 @@ BAD_INPUT = Rule(
     "fail",
     "the batch of step {step} holds NaN or infinite values, and the loss with it",
     "find the samples in the dataset behind train_loader (torch.isnan) and drop or impute them",
+    about=("train_loader",),
+    why="One NaN in a batch makes the loss, and from the next update on every weight, NaN.",
 )
 
 
@@ -86,6 +93,7 @@ BAD_LOSS = Rule(
     "gradient is too",
     "look into the loss on that batch: the logarithm of 0, a mean over nothing (all labels ignored or masked), a division by "
     "a count of 0, targets that do not fit the outputs (as CTC with fewer frames than labels)",
+    about=("compute_loss", "loss_fn", "train_step", "model"),
 )
 STUCK = Rule(
     "SC0207",
@@ -95,11 +103,13 @@ STUCK = Rule(
     "are multiplied with is zero as well, so they can never move",
     "initialise one of the two factors with small random values: one zero-initialised layer or gate opens by itself, two in "
     "a row never do",
+    why="A weight that stays zero does nothing, while the run looks normal.",
 )
 
 
 @diagnosis(
     title="Gradient norms",
+    about=("model",),
     rules=(NON_FINITE, CUT_OFF, STRANGLING, SPIKES, BAD_INPUT, BAD_LOSS, STUCK),
     reads=(OPTIMIZER_STEPS, CONSTANT_LEVEL),
 )
@@ -166,8 +176,7 @@ def _non_finite(recording: Recording) -> list[Finding]:
     if what != "gradient" or not is_bad_from_nowhere(recording, step):
         return []
     loss = recording.steps[step].loss
-    module = where.rpartition(".")[0]
-    return [NON_FINITE.at(where, source=recording.source(module), step=step, loss=math.nan if loss is None else loss)]
+    return [NON_FINITE.at(where, step=step, loss=math.nan if loss is None else loss)]
 
 
 def _cut_off(recording: Recording) -> list[Finding]:
@@ -177,7 +186,7 @@ def _cut_off(recording: Recording) -> list[Finding]:
     for parameter in cut:
         modules[parameter.module] = modules.get(parameter.module, 0) + 1
     return [
-        CUT_OFF.at(module or None, source=recording.source(module), at=called(module), count=count)
+        CUT_OFF.at(module or None, at=called(module, recording.kinds), count=count)
         for module, count in list(modules.items())[:5]
     ]
 
@@ -198,7 +207,10 @@ def _stuck(recording: Recording) -> list[Finding]:
             modules[p.module] = modules.get(p.module, 0) + 1
     return [
         STUCK.at(
-            module or None, source=recording.source(module), at=called(module), count=count, steps=len(recording.steps)
+            module or None,
+            at=called(module, recording.kinds),
+            count=count,
+            steps=len(recording.steps),
         )
         for module, count in list(modules.items())[:5]
     ]

@@ -49,6 +49,7 @@ LOST = Rule(
     "above the best constant guess ({constant:.3g}), at {last:.3g} on average",
     fix="look at what changes during training: a loss weight that grows with every step, momentum that builds up, a "
     "rising learning rate; clip the gradient",
+    why="A loss that was learnt and is lost again does not come back by itself, and everything after it is wasted.",
 )
 FAR = Rule(
     "SC1302",
@@ -59,10 +60,12 @@ FAR = Rule(
     fix="print the samples of these batches (step {first_place} counts from 0): a row in another unit, a wrong "
     "target, a value that should be masked; otherwise clip the gradient, or use a loss that grows linearly, such "
     "as Huber's",
+    about=("train_loader",),
+    why="A few batches with ten times the loss steer the training: their gradients outweigh hundreds of ordinary ones.",
 )
 
 
-@diagnosis(title="Course of the loss", rules=(LOST, FAR), reads=(CONSTANT_LEVEL,))
+@diagnosis(title="Course of the loss", about=("optimizer",), rules=(LOST, FAR), reads=(CONSTANT_LEVEL,))
 def CHECK(recording: Recording) -> Outcome:  # noqa: N802
     """Judge the losses of the trial."""
     losses = recording.losses

@@ -95,10 +95,16 @@ FORGETFUL = Rule(
     "nothing was learnt yet",
     "if the task needs older inputs: GRU or LSTM cells instead of plain ones, attention, shorter sequences, or an "
     "orthogonal recurrent initialisation",
+    why="A recurrent layer whose gradient fades within a few steps cannot learn what lies further back.",
 )
 
 
-@diagnosis(title="Vanishing gradients", rules=(STARVED, BLIND, KILLED, FORGETFUL, LOST), reads=(CONSTANT_LEVEL,))
+@diagnosis(
+    title="Vanishing gradients",
+    about=("model",),
+    rules=(STARVED, BLIND, KILLED, FORGETFUL, LOST),
+    reads=(CONSTANT_LEVEL,),
+)
 def CHECK(recording: Recording) -> Outcome:  # noqa: N802
     """Judge the neck and the variance share at the end of the trial."""
     if not recording.sampled or not recording.signals:
@@ -119,7 +125,7 @@ def CHECK(recording: Recording) -> Outcome:  # noqa: N802
     finding = _judge(recording, state, end)
     forgetful = _forgetful(recording, state) if finding is None else ()
     if finding is not None:
-        summary = f"no signal reaches {called(finding.location)}"
+        summary = f"no signal reaches {called(finding.location, recording.kinds)}"
     elif narrow is None:
         summary = "the output depends on the input; too few layers to follow a gradient"
     else:
@@ -151,21 +157,21 @@ def _judge(recording: Recording, state: Progress, end: int) -> Finding | None:
             s.clipped_norm for s in recording.steps if s.clipped_norm is not None and math.isfinite(s.clipped_norm)
         ]
         what = (
-            f"it no longer gets past {called(narrow.after)}"
+            f"it no longer gets past {called(narrow.after, recording.kinds)}"
             if narrow and depth < WARN_NECK
             else "every input gives the same output"
         )
         place = narrow.before if narrow and depth < WARN_NECK else last
         return KILLED.at(
-            place, source=recording.source(place), severity=severity, what=what, update=update,
+            place, severity=severity, what=what, update=update,
             clip=f"{stats.quantile(largest, 0.5):.2g}", **facts,
         )  # fmt: skip
     if _is_wild(recording, facts["constant"]):
         return None
     if narrow and depth < WARN_NECK:
         return STARVED.at(
-            narrow.before, source=recording.source(narrow.before), severity=severity, after=called(narrow.after),
-            at=called(narrow.before),
+            narrow.before, severity=severity, after=called(narrow.after, recording.kinds),
+            at=called(narrow.before, recording.kinds),
             ratio=f"by a factor of {_ratio(-depth)}" if depth > -90 else "to exactly zero",
             remedy=_remedy(recording), **facts,
         )  # fmt: skip
@@ -173,10 +179,18 @@ def _judge(recording: Recording, state: Progress, end: int) -> Finding | None:
     if lost is not None:
         before, place = lost
         return LOST.at(
-            place, source=recording.source(place), severity=severity, before=called(before), at=called(place), **facts
+            place,
+            severity=severity,
+            before=called(before, recording.kinds),
+            at=called(place, recording.kinds),
+            **facts,
         )
     return BLIND.at(
-        last, source=recording.source(last), severity=severity, at=called(last), remedy=_remedy(recording), **facts
+        last,
+        severity=severity,
+        at=called(last, recording.kinds),
+        remedy=_remedy(recording),
+        **facts,
     )
 
 
@@ -230,8 +244,7 @@ def _forgetful(recording: Recording, state: Progress) -> tuple[Finding, ...]:
     return tuple(
         FORGETFUL.at(
             r.module,
-            source=recording.source(r.module),
-            at=called(r.module),
+            at=called(r.module, recording.kinds),
             length=len(r.at_end),
             memory=_memory(r.at_end),
             decay=r.at_end[0] - max(r.at_end),

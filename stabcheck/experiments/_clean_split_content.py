@@ -46,34 +46,35 @@ DUPLICATES = Rule(
     "SC0302",
     "duplicate-samples",
     "fail",
-    message="{count:,} of {of:,} validation samples ({share:.1%}) are equal to a training sample; {comparison}. "
-    "For example validation [{example[1]}] = training [{example[0]}].",
-    fix="Remove repetitions before splitting; oversample and augment only the training side, after the split.",
+    message="{count:,} of {of:,} validation samples ({share:.1%}) are equal to a training sample; {comparison}; "
+    "for example validation [{example[1]}] = training [{example[0]}]",
+    fix="remove repetitions before splitting; oversample and augment only the training side, after the split",
 )
 WINDOWS = Rule(
     "SC0303",
     "interlocked-windows",
     "fail",
     message="{count:,} of {of:,} validation windows ({share:.0%}) end within a training window, and {begin:.0%} begin within "
-    "one: validation [{example[1]}] and training [{example[0]}] are {example[2]} steps apart.",
-    fix="Cut the series into a training and a validation stretch, a window's length apart, and cut windows within each.",
+    "one: validation [{example[1]}] and training [{example[0]}] are {example[2]} steps apart",
+    fix="cut the series into a training and a validation stretch, a window's length apart, and cut windows within each",
 )
 NEAR_DUPLICATES = Rule(
     "SC0304",
     "near-duplicate-samples",
     "warn",
     message="{count:,} of {of:,} validation samples ({share:.1%}) have a near-copy in training ({how}); of the training "
-    "samples {within:.1%} have one. "
-    "For example validation [{example[1]}] and training [{example[0]}].",
-    fix="Look at these pairs. If they are versions of one original, split by the original, and give its name as 'group_key'.",
+    "samples {within:.1%} have one; "
+    "for example validation [{example[1]}] and training [{example[0]}]",
+    fix="look at these pairs; if they are versions of one original, split by the original, and give its name as 'group_key'",
 )
 CONFLICTS = Rule(
     "SC0307",
     "conflicting-labels",
     "warn",
     message="{count:,} of {of:,} training samples ({share:.1%}) have the input of another one and a different label, for "
-    "example [{example[0]}] and [{example[1]}].",
-    fix="Look at these pairs: labels joined in a wrong order, or annotators who disagree. Settle one label for each input.",
+    "example [{example[0]}] and [{example[1]}]",
+    fix="look at these pairs: labels joined in a wrong order, or annotators who disagree; settle one label for each input",
+    why="Of equal samples with different labels only some can be right, whatever the model says: no score can rise above that.",
 )
 
 

@@ -71,6 +71,7 @@ IMBALANCE = Rule(
     "constant guess is right {share:.1%} of the time",
     fix="weight the loss (weight, pos_weight), draw with a WeightedRandomSampler, or judge by a score that a "
     "constant guess does not win, such as average precision",
+    why="A model that always says the largest class scores well, and is useless for the others.",
 )
 RULES = (BLOCKS, UNPAIRED, INPUTS, TARGETS, REPEATED, IMBALANCE)
 

@@ -43,6 +43,7 @@ ONE_TARGET = Rule(
     message="all {count:,} targets that count are {value}: whatever the input, one answer is right",
     fix="look where {where} is made: labels taken after their tokens were masked, a column that was overwritten, one "
     "class left by a filter or by an unshuffled split",
+    why="A model that always gives that one answer is right every time, and has learnt nothing.",
 )
 CODES = Rule(
     "SC1713",
@@ -51,6 +52,7 @@ CODES = Rule(
     message="{value:g} stands for a missing value: it is in {share:.1%} of the samples (column {columns} of {where}), "
     "while all other values there lie between {low:.4g} and {high:.4g}; the model takes it for a measurement",
     fix="impute it before scaling (by the median of the training data), and add a column that says where it was",
+    why="A code such as -999 is read as a measurement, and outweighs all real ones.",
 )
 LABEL_INSIDE = Rule(
     "SC1715",
@@ -59,6 +61,7 @@ LABEL_INSIDE = Rule(
     message="column {column} of the {columns} in {where} is the target itself, in all of {samples:,} samples (up to "
     "scale)",
     fix="drop the target's column from the inputs",
+    why="The model copies the answer from its input, and fails where the answer is not there.",
 )
 FIXED = Rule(
     "SC1721",
@@ -68,6 +71,7 @@ FIXED = Rule(
     "they tell the model nothing",
     fix="look where they are filled in: a join that found no partner, a default for missing values, units that round to "
     "one number; drop them if they are constant by nature",
+    why="The model does without what they were meant to tell, and no error says so.",
 )
 COPIES = Rule(
     "SC1722",
@@ -76,6 +80,7 @@ COPIES = Rule(
     message="{copies:,} of the {samples:,} sequences read from {key} are copies of an earlier one, all {length} tokens: "
     "an epoch shows them again and again",
     fix="remove duplicates before the text is cut into sequences, and count epochs on what is left",
+    why="The model learns the copies by heart long before the planned end.",
 )
 RULES = (NON_FINITE, BEYOND, LAST, ONE_TARGET, CODES, LABEL_INSIDE, FIXED, COPIES)
 

@@ -15,44 +15,50 @@ BUFFER = Rule(
     "SC0604",
     "buffer-changed-by-validation",
     "fail",
-    message="{where} changes the buffer {location}{more}: the model now holds something of the validation data{proof}.",
-    fix="Update buffers in forward only `if self.training`.",
+    message="{where} changes the buffer {location}{more}: the model now holds something of the validation data{proof}",
+    fix="update buffers in forward only `if self.training`",
+    why="The model that is trained on, and published, then depends on validation data.",
 )
 WEIGHTS = Rule(
     "SC0605",
     "weights-changed-by-validation",
     "fail",
-    message="{how}: the model that trains on is not the one that was validated.",
+    message="{how}: the model that trains on is not the one that was validated",
     fix="{advice}",
+    why="A model that was trained on its validation data is scored by what it remembers.",
 )
 GRADIENTS = Rule(
     "SC0606",
     "gradients-left-by-validation",
     "fail",
-    message="{where} leaves gradients in {count} of {total} parameters: it calls backward(), and {consequence}.",
-    fix="Remove backward() from the validation and put it under torch.no_grad().",
+    message="{where} leaves gradients in {count} of {total} parameters: it calls backward(), and {consequence}",
+    fix="remove backward() from the validation and put it under torch.no_grad()",
+    why="The next step of training follows gradients of validation data.",
 )
 MODE_LEFT = Rule(
     "SC0607",
     "mode-not-restored",
     "fail",
-    message="After validate() train_step runs {what} in {after} mode; before, it was {before} mode. Unless your loop sets the "
-    "mode, {consequence}.",
+    message="after validate() train_step runs {what} in {after} mode; before, it was {before} mode; unless your loop sets the "
+    "mode, {consequence}",
     fix="{advice}",
+    why="The rest of the run trains without dropout and with frozen statistics; the loss looks all the better for it.",
 )
 GRAD_OFF = Rule(
     "SC0616",
     "gradients-left-off",
     "fail",
-    message="After validate() {what}: training then fails, or goes on without them.",
-    fix="Use `with torch.no_grad():` around the validation, which undoes itself.",
+    message="after validate() {what}: training then fails, or goes on without them",
+    fix="use `with torch.no_grad():` around the validation, which undoes itself",
+    why="Nothing is trained any more after the first validation.",
 )
 FAILS = Rule(
     "SC0617",
     "fails-after-validation",
     "fail",
-    message="After validate() {what} raises {error}; the first time it went well.",
-    fix="Find what validate() leaves changed or used up: data type, device, frozen parameters, an open context, an iterator.",
+    message="after validate() {what} raises {error}; the first time it went well",
+    fix="find what validate() leaves changed or used up: data type, device, frozen parameters, an open context, an iterator",
+    why="The run ends with an exception after its first validation.",
 )
 
 RESEEDED = Rule(
@@ -60,16 +66,18 @@ RESEEDED = Rule(
     "random-state-reset-by-validation",
     "warn",
     message="validate() sets the random seed: the training after it draws the same numbers each time, and every epoch repeats "
-    "the shuffling and the dropout of the last.",
-    fix="Seed inside `with torch.random.fork_rng():`, or give the validation a torch.Generator of its own.",
+    "the shuffling and the dropout of the last",
+    fix="seed inside `with torch.random.fork_rng():`, or give the validation a torch.Generator of its own",
+    why="Every epoch after a validation draws the same random numbers: the same order, the same augmentation, the same dropout.",
 )
 
 OPTIMIZER = Rule(
     "SC0619",
     "optimizer-changed-by-validation",
     "fail",
-    message="{where} changes the optimizer's {what}: the next steps are not those that training would have taken.",
-    fix="Leave the optimizer alone while validating; if it must be switched to another mode, switch it back.",
+    message="{where} changes the optimizer's {what}: the next steps are not those that training would have taken",
+    fix="leave the optimizer alone while validating; if it must be switched to another mode, switch it back",
+    why="The first validation changes how the rest of the run is trained.",
 )
 
 RULES = (BUFFER, WEIGHTS, GRADIENTS, MODE_LEFT, GRAD_OFF, FAILS, RESEEDED, OPTIMIZER)
@@ -100,10 +108,10 @@ def _weights(seen: Rehearsal, where: str, source: Source | None) -> Finding:
     changed = seen.changes.parameters
     largest = max(changed, key=lambda name: changed[name], default=None)
     if seen.run.stepped:
-        how, advice = f"An optimizer stepped in {where}", "Take the optimizer's step out of the validation."
+        how, advice = f"an optimizer stepped in {where}", "take the optimizer's step out of the validation"
     else:
         how = f"{len(changed)} parameters differ after {where} (the largest change: {largest})"
-        advice = "Put back the weights that were there before, also when the validation raises."
+        advice = "put back the weights that were there before, also when the validation raises"
     return WEIGHTS.at(largest, source=source, how=how, advice=advice, changed=len(changed))
 
 
@@ -163,10 +171,10 @@ def _training_on(seen: Rehearsal, source: Source | None) -> Iterator[Finding]:
     first = flipped[0]
     if first.evaluating:
         before, after, consequence = "training", "eval", _ASLEEP[first.effect or "custom"]
-        advice = "Call model.train() at the end of validate(), or at the start of train_step."
+        advice = "call model.train() at the end of validate(), or at the start of train_step"
     else:
         before, after, consequence = "eval", "training", "what was frozen trains from then on"
-        advice = "Put back the mode that each module had, rather than calling train() on the whole model."
+        advice = "put back the mode that each module had, rather than calling train() on the whole model"
     yield MODE_LEFT.at(
         first.path or None,
         source=source,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from stabcheck.check import Finding, Rule
+from stabcheck.reading import called
 from stabcheck.stats import mean
 
 if TYPE_CHECKING:
@@ -43,25 +44,28 @@ DISAGREES = Rule(
     "SC0613",
     "batch-norm-disagrees-with-itself",
     "warn",
-    message="Eval mode undoes {share:.0%} of what was learnt: on the same training batches the loss is {trained:.4g} with the "
-    "statistics of the batch, {averaged:.4g} with statistics averaged over many, and was {at_start:.4g} at the start. {cause}.",
+    message="eval mode undoes {share:.0%} of what was learnt: on the same training batches the loss is {trained:.4g} with the "
+    "statistics of the batch, {averaged:.4g} with statistics averaged over many, and was {at_start:.4g} at the start; {cause}",
     fix="{advice}",
+    why="Validation and inference use the running statistics: the model that is used is worse than the one that was trained.",
 )
 MOMENTUM = Rule(
     "SC0614",
     "batch-norm-momentum",
     "fail",
-    message="momentum={momentum:g} of {location}{more}: {how}, and with those the loss in eval mode is {loss:.4g} where good "
-    "statistics give {averaged:.4g} (at the start: {at_start:.4g}).",
-    fix="Use momentum=0.1. In torch it is the weight of the new batch: Keras' 0.99 is torch's 0.01.",
+    message="momentum={momentum:g} of {at}{more}: {how}, and with those the loss in eval mode is {loss:.4g} where good "
+    "statistics give {averaged:.4g} (at the start: {at_start:.4g})",
+    fix="use momentum=0.1; in torch it is the weight of the new batch: Keras' 0.99 is torch's 0.01",
+    why="Validation and inference use the running statistics: the model that is used is worse than the one that was trained.",
 )
 
 
 RULES = (DISAGREES, MOMENTUM)
 
 
-def judge(bn: BatchNormReport) -> Iterator[Finding]:
-    """What is wrong with the BatchNorm layers, if training has taught the net something to compare with."""
+def judge(bn: BatchNormReport, kinds: Mapping[str, str]) -> Iterator[Finding]:
+    """What is wrong with the BatchNorm layers, if training has taught the net something to compare with;
+    `kinds` are the classes of modules whose paths are numbers."""
     learnt = bn.at_start - bn.trained
     if not learnt > LEARNT * abs(bn.at_start):
         return
@@ -69,41 +73,51 @@ def judge(bn: BatchNormReport) -> Iterator[Finding]:
     shared = next((name for name, uses in bn.uses.items() if uses > 1), None)
     share = mean(bn.gaps) / learnt
     if bn.values >= MIN_VALUES and share > (MIXED if shared else UNDONE) and _clear(bn.gaps):
-        yield _disagreement(bn, shared, share, levels)
+        yield _disagreement(bn, shared, share, levels, kinds)
     elif bn.erratic is not None and bn.erratic - bn.averaged > UNSTEADY * learnt:
         layer = max(bn.momentum, key=lambda name: bn.momentum[name] or 0.0)
         how = "the running statistics are little more than those of the last batch"
         # A network of a public library is published with momentum 0.997 and 0.11 undone: worth knowing, no reason to stop.
-        yield _momentum(bn, layer, how, bn.erratic, levels, mild=bn.erratic - bn.averaged <= UNDONE * learnt)
+        yield _momentum(bn, layer, how, bn.erratic, levels, kinds, mild=bn.erratic - bn.averaged <= UNDONE * learnt)
     elif bn.at_end is not None and bn.at_end - bn.averaged > UNDONE * learnt:
         layer = max(bn.left, key=lambda name: bn.left[name])
         how = (
             f"at the end of the run {bn.left[layer]:.0%} of the running statistics will still be their initial 0 and 1"
         )
         if (bn.momentum[layer] or 0.0) < USUAL_MOMENTUM:
-            yield _momentum(bn, layer, how, bn.at_end, levels, mild=bn.at_end - bn.averaged <= RUINED * learnt)
+            yield _momentum(bn, layer, how, bn.at_end, levels, kinds, mild=bn.at_end - bn.averaged <= RUINED * learnt)
 
 
-def _disagreement(bn: BatchNormReport, shared: str | None, share: float, levels: dict[str, Any]) -> Finding:
+def _disagreement(
+    bn: BatchNormReport, shared: str | None, share: float, levels: dict[str, Any], kinds: Mapping[str, str]
+) -> Finding:
     if shared is None:
-        cause = "The batches differ from each other more than chance explains"
-        advice = "Shuffle the training data, or use GroupNorm or LayerNorm, which know no modes."
+        cause = "the batches differ from each other more than chance explains"
+        advice = "shuffle the training data, or use GroupNorm or LayerNorm, which know no modes"
         return DISAGREES.at(None, share=share, cause=cause, advice=advice, **levels)
     cause = (
-        f"{shared} is used {bn.uses[shared]} times in one forward, on different distributions, and keeps running "
+        f"{called(shared, kinds)} is used {bn.uses[shared]} times in one forward, on different distributions, and keeps running "
         "statistics of their mixture only"
     )
     return DISAGREES.at(
-        shared, severity="fail", share=share, cause=cause, advice="Give each place a BatchNorm of its own.", **levels
+        shared, severity="fail", share=share, cause=cause, advice="give each place a BatchNorm of its own", **levels
     )
 
 
 def _momentum(
-    bn: BatchNormReport, layer: str, how: str, loss: float, levels: dict[str, Any], *, mild: bool = False
+    bn: BatchNormReport,
+    layer: str,
+    how: str,
+    loss: float,
+    levels: dict[str, Any],
+    kinds: Mapping[str, str],
+    *,
+    mild: bool = False,
 ) -> Finding:
     alike = sum(momentum == bn.momentum[layer] for momentum in bn.momentum.values())
     return MOMENTUM.at(
         layer,
+        at=called(layer, kinds),
         severity="warn" if mild else "fail",
         momentum=bn.momentum[layer],
         more=f" and {alike - 1} more" if alike > 1 else "",

@@ -24,21 +24,21 @@ TRAINING_MODE = Rule(
     "SC0601",
     "validation-in-training-mode",
     "fail",
-    message="{where} runs {what} in training mode: {effect}. {cause}.{difference}",
-    fix="Call eval() on the model at the start of validate(), and train() when it is done.",
+    message="{where} runs {what} in training mode: {effect}; {cause}{difference}",
+    fix="call eval() on the model at the start of validate(), and train() when it is done",
 )
 BEYOND_EVAL = Rule(
     "SC0602",
     "module-beyond-eval",
     "fail",
-    message="eval() does not reach {what}: {why}. While validating, {effect}.",
-    fix="Register modules as attributes or in an nn.ModuleList, and let train() pass the mode on to all of them.",
+    message="eval() does not reach {what}: {why}; while validating, {effect}",
+    fix="register modules as attributes or in an nn.ModuleList, and let train() pass the mode on to all of them",
 )
 DROPOUT = Rule(
     "SC0603",
     "dropout-ignores-eval",
     "fail",
-    message="{name} stays active in eval mode{strength} in {inside}: validation and inference drop activations at random.",
+    message="{name} stays active in eval mode{strength} in {inside}: validation and inference drop activations at random",
     fix="{advice}",
 )
 
@@ -99,7 +99,7 @@ def _difference(seen: Rehearsal) -> str:
         return ""
     key = max(sorted(apart), key=lambda k: apart[k])
     a, b = (f"{key} = {x:.5g}" if key else f"{x:.5g}" for x in (here[key], there[key]))
-    return f" It returned {a}; with all modules in eval mode it returns {b}." if a != b else ""
+    return f"; it returned {a}, and returns {b} with all modules in eval mode" if a != b else ""
 
 
 def _dropout(seen: Rehearsal) -> Iterator[Finding]:
@@ -115,7 +115,7 @@ def _dropout(seen: Rehearsal) -> Iterator[Finding]:
             source=act.author.place if act.author and act.author.users else None,
             # Outside of all modules it may be the noise of a contrastive loss.
             severity="fail" if act.kind else "warn",
-            name=f"A random mask made with {act.name}()" if act.by_hand else f"{act.name}()",
+            name=f"a random mask made with {act.name}()" if act.by_hand else f"{act.name}()",
             strength="" if act.strength is None else f" with probability {act.strength:g}",
             inside=f"{act.path or 'the model'} ({act.kind})" if act.kind else "the loss",
             advice=_advice(act),
@@ -125,7 +125,7 @@ def _dropout(seen: Rehearsal) -> Iterator[Finding]:
 
 def _advice(act: Activity) -> str:
     if act.by_hand:
-        return "Return the input unchanged `if not self.training`."
+        return "return the input unchanged `if not self.training`"
     if act.name == "scaled_dot_product_attention":
-        return "Pass dropout_p=p if self.training else 0.0: this function does not know the mode."
-    return f"Pass training=self.training to {act.name}(), whose default is True, or use nn.Dropout."
+        return "pass dropout_p=p if self.training else 0.0: this function does not know the mode"
+    return f"pass training=self.training to {act.name}(), whose default is True, or use nn.Dropout"

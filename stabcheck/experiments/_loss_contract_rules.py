@@ -56,6 +56,7 @@ SUMMED = Rule(
     message="the loss is a sum over {count} {unit}, and one step at your learning rate {rate:.3g} takes it from "
     "{before:.3g} to {after:.3g}; divided by {count}, as for a mean, the same step takes it to {divided:.3g}",
     fix="take the mean, or divide the learning rate by {count}",
+    why="A sum over the batch multiplies the gradient, and with plain SGD the step, by the number of its terms.",
 )
 BLIND = Rule(
     "SC1609",
@@ -65,6 +66,7 @@ BLIND = Rule(
     "the outputs have a shape for them, {outputs}",
     fix="compute the loss from the targets that loss_fn gets; name its second parameter _ if they are not meant to "
     "be used",
+    why="A loss that never looks at the targets can fall to anything without the model learning the task.",
 )
 IGNORED = Rule(
     "SC1610",
@@ -73,6 +75,7 @@ IGNORED = Rule(
     message="in {count} of {batches} batches every target is {index}, the ignore_index of {loss}(): a mean over nothing "
     "is NaN",
     fix="look at how the labels are masked; skip batches in which no label is left",
+    why="The mean over no target is NaN, and so is every weight after the next update.",
 )
 PADDED = Rule(
     "SC1611",
@@ -81,6 +84,7 @@ PADDED = Rule(
     message="{share:.0%} of the targets of {loss}() are {pad}, the padding at the end of the sequences: most of what is "
     "learnt is to predict padding",
     fix="pass ignore_index={pad}, or set these targets to -100",
+    why="Most of what is learnt is to predict padding, and the loss is lower than the model deserves.",
 )
 UNSHIFTED = Rule(
     "SC1612",

@@ -37,7 +37,7 @@ RATE_TOO_LOW = Rule(
     "rate-too-low-for-one-batch",
     "fail",
     "your optimizer at learning rate {rate:.3g} moves the loss on one batch by only {gain:.2g} of the way in {steps} "
-    "steps; at this pace fitting it takes {needed:.1e} steps, and {planned} are planned. At {better:.3g} it fits in {better_steps}",
+    "steps; at this pace fitting it takes {needed:.1e} steps, and {planned} are planned; at {better:.3g} it fits in {better_steps}",
     "raise the learning rate to about {better:.3g}",
 )
 OWN_STEP = Rule(
@@ -54,7 +54,7 @@ MIXED = Rule(
     "step-pairs-other-samples",
     "fail",
     "your own step fits what it makes of one batch (loss {own:.3g}), but the set-up's loss on that very batch does not fall "
-    "with it ({ours:.3g}, best constant guess {constant:.3g}): the step pairs inputs with the targets of other samples. With one "
+    "with it ({ours:.3g}, best constant guess {constant:.3g}): the step pairs inputs with the targets of other samples; with one "
     "sample repeated in each batch it learns to tell two of them apart ({calls} calls, {apart:.0%} of the way); with both in "
     "one batch it does not ({together:.0%})",
     "look in your step for what reorders inputs or targets alone (randperm, flip, roll, sort, a reshape over the batch axis), "

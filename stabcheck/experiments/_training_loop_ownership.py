@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from stabcheck.check import Finding, Rule, Source
@@ -44,19 +44,22 @@ HIDDEN = Rule(
     "weights-outside-the-model",
     "fail",
     message="{count} parameter(s) in {at}{example}, get a gradient at every step, but {why}: they keep the values they were "
-    "made with.",
+    "made with",
     fix="{advice}",
 )
 RULES = (UNOPTIMIZED, OTHER_TENSORS, TWICE, HIDDEN)
 _CONTAINERS = {"list": "nn.ModuleList", "tuple": "nn.ModuleList", "dict": "nn.ModuleDict"}
 
 
-def judge(seen: Watched, source: Source | None, defined: Callable[[Any], Source | None]) -> Iterator[Finding]:
-    """What is wrong with who owns which parameter; `defined` says where the user wrote the class of an object."""
+def judge(
+    seen: Watched, source: Source | None, defined: Callable[[Any], Source | None], kinds: Mapping[str, str]
+) -> Iterator[Finding]:
+    """What is wrong with who owns which parameter; `defined` says where the user wrote the class of an
+    object, `kinds` are the classes of modules whose paths are numbers."""
     if seen.foreign and (seen.held or seen.foreign_held):
-        yield _other_tensors(seen, source)
+        yield _other_tensors(seen, source, kinds)
     elif seen.orphans:
-        yield from _without_optimizer(seen, source)
+        yield from _without_optimizer(seen, source, kinds)
     if seen.loss_parameters:
         yield UNOPTIMIZED.at(
             None,
@@ -90,8 +93,8 @@ def _hidden(found: Hidden, seen: Watched, source: Source | None, defined: Callab
             at=f"a {found.name} beside the model",
             example=f"{shape}, whose input comes from the model",
             why="no optimizer holds them",
-            advice=f"Give the optimizer the parameters of the {found.name} too, and save it with the model; or set "
-            "requires_grad=False on them if they are meant to stay fixed.",
+            advice=f"give the optimizer the parameters of the {found.name} too, and save it with the model; or set "
+            "requires_grad=False on them if they are meant to stay fixed",
         )
     attribute = f"{found.owner}.{found.name}" if found.owner else found.name
     instead = _CONTAINERS.get(found.inside, "nn.Module" if found.inside else "nn.Parameter")
@@ -103,24 +106,24 @@ def _hidden(found: Hidden, seen: Watched, source: Source | None, defined: Callab
         at=attribute,
         example=f", {kept}{shape}",
         why=f"{kept} hides them from model.parameters(), so no optimizer holds them, and from the state_dict",
-        advice=f"Make {attribute} an {instead}, and build the optimizer after that.",
+        advice=f"make {attribute} an {instead}, and build the optimizer after that",
     )
 
 
-def _other_tensors(seen: Watched, source: Source | None) -> Finding:
+def _other_tensors(seen: Watched, source: Source | None, kinds: Mapping[str, str]) -> Finding:
     module = common(seen.foreign)
     return OTHER_TENSORS.at(
         module or None,
         source=source,
         foreign=seen.foreign_held,
         count=len(seen.foreign),
-        at=called(module),
+        at=called(module, kinds),
         whose="of a layer that the model no longer has" if seen.held else "frozen ones or those of another model",
         instead="that took their place" if seen.held else "that get one",
     )
 
 
-def _without_optimizer(seen: Watched, source: Source | None) -> Iterator[Finding]:
+def _without_optimizer(seen: Watched, source: Source | None, kinds: Mapping[str, str]) -> Iterator[Finding]:
     """A forgotten part is new, and on the way of the gradient to parts that are trained; what is left out on purpose (a
     backbone behind a probe, a base under adapters or prompts, weights beside tuned biases) is pretrained, comes first, or is
     most of the model."""
@@ -138,7 +141,7 @@ def _without_optimizer(seen: Watched, source: Source | None) -> Iterator[Finding
             source=source,
             severity="fail" if is_downstream else "warn",
             count=sum(len(part.parameters) for part in parts),
-            at=called(place),
+            at=called(place, kinds),
             why=f", while {seen.held} parameters {'below' if is_downstream else 'above'} it are trained",
         )
 

@@ -39,6 +39,7 @@ SATURATED = Rule(
     "nothing is learnt in {steps} steps (loss {first:.3g} to {last:.3g}, best constant guess {constant:.3g}); "
     "with that input scaled to 1, the same steps reach {better:.3g}",
     fix="{remedy}",
+    why="On the flat part the gradient is a hundredth or less of what it could be, times that again for each such layer.",
 )
 WRONG_AXIS = Rule(
     "SC1102",
@@ -47,6 +48,7 @@ WRONG_AXIS = Rule(
     message="the attention weights in {at} are normalised over axis {axis} of {axes} ({what}) and not over the keys: "
     "summed over the keys they give {lowest:.3g} to {highest:.3g}, not 1",
     fix="apply softmax over the last axis of the logits (queries x keys): dim=-1",
+    why="Attention normalised over batch or heads mixes samples that have nothing to do with each other, and trains all the same.",
 )
 ALL_MASKED = Rule(
     "SC1103",
@@ -56,10 +58,13 @@ ALL_MASKED = Rule(
     "gives NaN",
     fix="check what True means in the mask (hidden in PyTorch's key_padding_mask, shown in "
     "scaled_dot_product_attention), and whether it is inverted",
+    why="A softmax over nothing gives NaN or an average over what should be hidden.",
 )
 
 
-@experiment(title="Activation saturation", rules=(SATURATED, WRONG_AXIS, ALL_MASKED), needs_trial=True)
+@experiment(
+    title="Activation saturation", about=("model",), rules=(SATURATED, WRONG_AXIS, ALL_MASKED), needs_trial=True
+)
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Read one forward; train again only where something is saturated and nothing is learnt."""
     from stabcheck.trial.call_watch import watch_one
@@ -105,7 +110,7 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     summary = (
         findings[0].message
         if findings
-        else f"at most {worst.saturated:.0%} saturated ({worst.kind} in {called(worst.module)}){harmless}"
+        else f"at most {worst.saturated:.0%} saturated ({worst.kind} in {called(worst.module, bench.kinds)}){harmless}"
     )
     return Outcome(summary, findings, measured, tuple(not_checked))
 
@@ -117,7 +122,8 @@ def _structural(bench: Bench, watch: GaugeWatch) -> tuple[Finding, ...]:
         if gauge.masked == 1:
             return (
                 ALL_MASKED.at(
-                    gauge.module or None, source=bench.recording.source(gauge.module), at=called(gauge.module)
+                    gauge.module or None,
+                    at=called(gauge.module, bench.kinds),
                 ),
             )
     for wrong in sorted(watch.wrong, key=lambda w: not w.is_foreign):
@@ -125,7 +131,7 @@ def _structural(bench: Bench, watch: GaugeWatch) -> tuple[Finding, ...]:
         what = "neither the queries nor the keys" if wrong.is_foreign else "the queries"
         return (
             WRONG_AXIS.at(
-                wrong.module or None, source=bench.recording.source(wrong.module), severity=severity, at=called(wrong.module),
+                wrong.module or None, severity=severity, at=called(wrong.module, bench.kinds),
                 axis=wrong.axis, axes=wrong.axes, what=what, lowest=wrong.lowest, highest=wrong.highest,
             ),
         )  # fmt: skip
@@ -150,7 +156,7 @@ def _saturated(bench: Bench, flat: list[Gauge]) -> tuple[Finding, ...]:
     )
     return (
         SATURATED.at(
-            first.module or None, source=bench.recording.source(first.module), severity=found.severity, at=called(first.module),
+            first.module or None, severity=found.severity, at=called(first.module, bench.kinds),
             kind=first.kind, share=first.saturated, size=first.size, remedy=remedy, modules=[g.module for g in flat],
             others=f" (and so in {more} more)" if more else "", **found.facts,
         ),

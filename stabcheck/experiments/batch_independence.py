@@ -54,6 +54,7 @@ FUTURE = Rule(
     message="the model is trained to predict what comes next in {name}, and it sees it: with everything after position "
     "{position} replaced, predictions up to there change by up to {change:.2g} of their size{cause}",
     fix="{remedy}",
+    why="A language model that sees the next token reaches a loss that it will never reach when it writes.",
 )
 INSIDE = Rule(
     "SC1804",
@@ -77,7 +78,7 @@ NORMS = {
 """Operations through which a prediction sees of its future no more than an average."""
 
 
-@experiment(title="Samples are independent", rules=(MIXED, STATISTICS, FUTURE, INSIDE))
+@experiment(title="Samples are independent", about=("model",), rules=(MIXED, STATISTICS, FUTURE, INSIDE))
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Exchange a sample, and then the second half of a sequence; nothing else may change."""
     from stabcheck.trial.dependence.causality import next_steps

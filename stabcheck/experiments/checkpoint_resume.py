@@ -27,109 +27,35 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stabcheck.check import Finding, NotChecked, Outcome, Rule, Severity, experiment
+from stabcheck.check import Finding, NotChecked, Outcome, Severity, experiment
+from stabcheck.experiments._checkpoint_resume_rules import (
+    BESIDE,
+    BUFFERS,
+    DETACHED,
+    NOT_LOADABLE,
+    OPTIMIZER,
+    ORDER,
+    RNG,
+    RULES,
+    SAVING,
+    SCHEDULE,
+    UNKNOWN,
+    UNSAVED,
+    WEIGHTS,
+)
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
     from stabcheck.trial.resume.cuts import Cut, Run
     from stabcheck.trial.resume.resume import Resumed
 
-WEIGHTS = Rule(
-    "SC0401",
-    "weights-not-restored",
-    "fail",
-    message="After {load} in a fresh process {count} of {total} weight tensors are not the saved ones ({names}): {how}.",
-    fix="Save model.state_dict() and load it into the same model with strict=True; look at the keys that are left out.",
-)
-BUFFERS = Rule(
-    "SC0402",
-    "buffers-not-restored",
-    "fail",
-    message="After {load} in a fresh process {count} of {total} buffers are not the saved ones ({names}): {how}. "
-    "The training loss does not show it; evaluation does.",
-    fix="Save model.state_dict(), which holds the buffers, rather than the parameters alone.",
-)
-OPTIMIZER = Rule(
-    "SC0403",
-    "optimizer-state-not-restored",
-    "fail",
-    message="After {load} in a fresh process the state of {part} is not the saved one ({names} of {count} parameters): {how}.",
-    fix="Save {part}.state_dict() and give it to {part}.load_state_dict() in load().",
-)
-DETACHED = Rule(
-    "SC0404",
-    "optimizer-detached-from-model",
-    "fail",
-    message="After {load} {part} no longer holds {count} of the model's parameters ({names}): they were replaced by new "
-    "tensors, which it will never update.",
-    fix="Load in place with model.load_state_dict(), or build the optimizer after the parameters are replaced.",
-)
-SCHEDULE = Rule(
-    "SC0405",
-    "schedule-not-restored",
-    "fail",
-    message="After {load} in a fresh process {part} is not where it was saved: {how}.",
-    fix="Save {part}.state_dict() and give it to {part}.load_state_dict() in load().",
-)
-BESIDE = Rule(
-    "SC0406",
-    "tensors-beside-the-model-not-restored",
-    "fail",
-    message="Training changes {part}, but after {load} in a fresh process it is not the saved one: {how}.",
-    fix="Save and load {part} as well as the model.",
-)
-UNSAVED = Rule(
-    "SC0407",
-    "unsaved-state-changes-training",
-    "fail",
-    message="{part} is {saved} when the checkpoint is written and {loaded} after {load} in a fresh process. It "
-    "matters: with the old value put back, the resumed run is the uninterrupted one again.",
-    fix="{advice}",
-)
-NOT_LOADABLE = Rule(
-    "SC0408",
-    "checkpoint-not-loadable",
-    "fail",
-    message="{what} in a fresh process: {error}",
-    fix="{advice}",
-)
-SAVING = Rule(
-    "SC0409",
-    "saving-changes-the-run",
-    "fail",
-    message="save() changes the run that it saves: {how}.",
-    fix="Let save() read only: put back modes and devices, and convert copies rather than the model.",
-)
-RNG = Rule(
-    "SC0410",
-    "random-state-not-restored",
-    "warn",
-    message="The checkpoint holds the random state, but after load() in a fresh process it is another one: dropout, "
-    "augmentation and shuffling continue with other numbers.",
-    fix="Call torch.set_rng_state() with the saved state at the end of load().",
-)
-ORDER = Rule(
-    "SC0411",
-    "one-order-for-every-restart",
-    "warn",
-    message="The loader shuffles with a generator of its own that the checkpoint does not hold: every resumed process starts "
-    "on the order of the first epoch, and a run restarted once an epoch never sees another.",
-    fix="Save loader.generator.get_state() and set it in load(), or seed the generator from the epoch.",
-)
-UNKNOWN = Rule(
-    "SC0412",
-    "resumed-run-differs",
-    "warn",
-    message="The resumed run trains differently (its weights are off by {drift:.2g} of the distance trained since the "
-    "checkpoint) although all state in sight is restored and the uninterrupted run repeats itself exactly.",
-    fix="Look for state outside the set-up's objects: a cache, a file, a queue, a counter in a library.",
-)
 _RULES = {"weight": WEIGHTS, "buffer": BUFFERS, "moment": OPTIMIZER, "held": DETACHED, "schedule": SCHEDULE}
 
 
 @experiment(
     title="Checkpoint resume",
-    rules=(WEIGHTS, BUFFERS, OPTIMIZER, DETACHED, SCHEDULE, BESIDE, UNSAVED, NOT_LOADABLE, SAVING, RNG, ORDER, UNKNOWN),
+    about=("save",),
+    rules=RULES,
     cost="dear",
 )
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
@@ -166,7 +92,7 @@ def _broken(run: Run, results: list[Resumed]) -> list[Finding]:
     if result is None or result.error is None:
         return []
     error = result.error
-    what = f"{error['stage']} fails after a resume" if result.is_loaded else "The checkpoint cannot be loaded"
+    what = f"{error['stage']} fails after a resume" if result.is_loaded else "the checkpoint cannot be loaded"
     wrote_nothing = run.own_checkpoint and not run.cuts[0].wrote
     hint = " (save() wrote nothing to the path that it was given)" if wrote_nothing else ""
     finding = NOT_LOADABLE.at(
@@ -182,15 +108,15 @@ def _broken(run: Run, results: list[Resumed]) -> list[Finding]:
 
 def _advice(message: str, *, wrote_nothing: bool) -> str:
     if wrote_nothing:
-        return "Write to the path that save() is given, and read from the path that load() is given."
+        return "write to the path that save() is given, and read from the path that load() is given"
     if "weights_only" in message:
         return (
-            "Save state_dicts, tensors, numbers and plain containers only; where the file is your own, "
-            "torch.load(path, weights_only=False) reads any class."
+            "save state_dicts, tensors, numbers and plain containers only; where the file is your own, "
+            "torch.load(path, weights_only=False) reads any class"
         )
     if "state_dict" in message or "parameter group" in message:
-        return "Before load(), build the same modules and parameter groups as there were when the checkpoint was saved."
-    return "Make load() work in a process that has done nothing but call the entry function."
+        return "before load(), build the same modules and parameter groups as there were when the checkpoint was saved"
+    return "make load() work in a process that has done nothing but call the entry function"
 
 
 def _altered(run: Run) -> list[Finding]:

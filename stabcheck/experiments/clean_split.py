@@ -55,25 +55,25 @@ SHARED_ROWS = Rule(
     "SC0301",
     "shared-rows",
     "fail",
-    message="Both loaders draw the same rows of one {dataset}: {count:,} of {of:,} validation rows ({share:.1%}) are "
-    "training rows.",
-    fix="Give the loaders index sets without a common element, for example two parts of one torch.utils.data.random_split.",
+    message="both loaders draw the same rows of one {dataset}: {count:,} of {of:,} validation rows ({share:.1%}) are "
+    "training rows",
+    fix="give the loaders index sets without a common element, for example two parts of one torch.utils.data.random_split",
 )
 SHARED_GROUPS = Rule(
     "SC0305",
     "shared-groups",
     "fail",
     message="{groups:,} of {of_groups:,} validation groups are in training too ({named}), with {count:,} of {of:,} "
-    "validation samples ({share:.1%}).",
-    fix="Draw whole groups for validation, not samples, for example with GroupShuffleSplit of scikit-learn.",
+    "validation samples ({share:.1%})",
+    fix="draw whole groups for validation, not samples, for example with GroupShuffleSplit of scikit-learn",
 )
 SHARED_KEYS = Rule(
     "SC0306",
     "shared-keys",
     "fail",
     message="{count:,} of {of:,} validation samples ({share:.1%}) have the sample_key of a training sample, for example "
-    "{named}.",
-    fix="Keep each key on one side. If equal keys are meant to be different samples, make sample_key tell them apart.",
+    "{named}",
+    fix="keep each key on one side; if equal keys are meant to be different samples, make sample_key tell them apart",
 )
 
 
@@ -118,6 +118,7 @@ def shared_groups(case: Case) -> None:
 
 @experiment(
     title="Clean validation split",
+    about=("val_loader",),
     rules=(SHARED_ROWS, DUPLICATES, WINDOWS, NEAR_DUPLICATES, SHARED_GROUPS, SHARED_KEYS, CONFLICTS),
 )
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802 - it becomes the Check

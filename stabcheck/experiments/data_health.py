@@ -57,9 +57,8 @@ class Data:
         return self.scans[1] if len(self.scans) > 1 else None
 
     def source(self, key: str) -> Source | None:
-        """Where the user wrote the dataset behind a loader, or the loader."""
-        loader = getattr(self.session.setup, key)
-        return self.bench.source(getattr(loader, "dataset", None)) or self.bench.source(loader)
+        """Where the user wrote the dataset behind a loader, or built the loader."""
+        return self.bench.places.get(key)
 
     def unchecked(self, what: str, why: str) -> None:
         """Say that something was not looked at."""
@@ -96,6 +95,7 @@ STAGES: tuple[tuple[Callable[[Data], Iterator[Finding]], ...], ...] = (
 
 @experiment(
     title="Data health",
+    about=("train_loader",),
     rules=tuple(
         sorted(
             (*_data_health_values.RULES, *_data_health_training.RULES, *_data_health_sides.RULES),

@@ -44,48 +44,55 @@ EVAL_TRAINING = Rule(
     "SC0608",
     "trained-in-eval-mode",
     "warn",
-    message="train_step runs the whole model in eval mode: {what} will not act as in training.",
-    fix="Call model.train() before training; models loaded by from_pretrained() come in eval mode.",
+    message="train_step runs the whole model in eval mode: {what} will not act as in training",
+    fix="call model.train() before training; models loaded by from_pretrained() come in eval mode",
+    why="The model trains without dropout and with frozen statistics; the loss looks all the better for it.",
 )
 NOTHING = Rule(
     "SC0609",
     "nothing-validated",
     "fail",
-    message="{where} ran no model: {why}.",
-    fix="Check that the validation data is not empty and that its loop is reached.",
+    message="{where} ran no model: {why}",
+    fix="check that the validation data is not empty and that its loop is reached",
+    why="Early stopping, the choice of a checkpoint and every comparison rest on a number that nothing was measured for.",
 )
 TRAINING_DATA = Rule(
     "SC0610",
     "validates-training-data",
     "fail",
-    message="validate() iterates over the training data ({samples} samples) and {other}.",
-    fix="Iterate over the validation loader in validate().",
+    message="validate() iterates over the training data ({samples} samples) and {other}",
+    fix="iterate over the validation loader in validate()",
+    why="A score on the training data measures memory: it tells nothing about new data.",
 )
 NOT_FINITE = Rule(
     "SC0611",
     "validation-not-finite",
     "fail",
-    message="{where} returns {value} while the training loss is {loss:.4g}.",
-    fix="Look for an average over no samples, log(0), or NaN in the validation data.",
+    message="{where} returns {value} while the training loss is {loss:.4g}",
+    fix="look for an average over no samples, log(0), or NaN in the validation data",
+    why="A comparison with NaN is always false: early stopping and the choice of the best checkpoint never act, or act at once.",
 )
 GRAPHS = Rule(
     "SC0612",
     "graphs-kept-by-validation",
     "warn",
-    message="validate() keeps the autograd graphs of {count} batches alive at once: memory grows with every batch.",
-    fix="Put validate() under torch.no_grad(), or sum up loss.item() in place of loss.",
+    message="validate() keeps the autograd graphs of {count} batches alive at once: memory grows with every batch",
+    fix="put validate() under torch.no_grad(), or sum up loss.item() in place of loss",
+    why="Memory grows with every validated batch, until the run is killed for it.",
 )
 STALE = Rule(
     "SC0615",
     "validates-another-model",
     "warn",
-    message="validate() runs a model ({kind}) that shares no parameter with the set-up's model, and training on did not change it.",
-    fix="Validate the model that is trained, or an average of it that train_step updates.",
+    message="validate() runs a model ({kind}) that shares no parameter with the set-up's model, and training on did not change it",
+    fix="validate the model that is trained, or an average of it that train_step updates",
+    why="The numbers tell of weights that are no longer trained: they stay the same or lag behind.",
 )
 
 
 @experiment(
     title="Eval mode for validation",
+    about=("validate", "val_loader"),
     rules=tuple(sorted((
         EVAL_TRAINING, NOTHING, TRAINING_DATA, NOT_FINITE, GRAPHS, STALE,
         *_eval_mode_modes.RULES, *_eval_mode_aftermath.RULES, *_eval_mode_batch_norm.RULES,
@@ -103,7 +110,7 @@ class _Judge:
 
     def __init__(self, bench: Bench, seen: Rehearsal) -> None:
         self.bench, self.seen, self.run = bench, seen, seen.run
-        self.where = "validate()" if seen.own else "The textbook validation"
+        self.where = "validate()" if seen.own else "the textbook validation"
         self.source = bench.source(seen.setup.validate)
 
     def outcome(self) -> Outcome:
@@ -112,7 +119,7 @@ class _Judge:
         modes = _eval_mode_modes.judge(self.bench, seen, self.where, self.source)
         findings = [*modes, *aftermath, *self.training(), *self.data()]
         if seen.batch_norm is not None:
-            findings += _eval_mode_batch_norm.judge(seen.batch_norm)
+            findings += _eval_mode_batch_norm.judge(seen.batch_norm, self.bench.kinds)
         return Outcome(
             summary=self.summary(findings),
             findings=tuple(findings),

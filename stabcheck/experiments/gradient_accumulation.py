@@ -58,6 +58,7 @@ EVERY_CALL = Rule(
     message="accumulate_steps is {declared}, but {optimizer} steps at every call of train_step, {calls} of {calls}: "
     "nothing is accumulated",
     fix="step and clear the gradients only once in {declared} calls, or declare accumulate_steps=1",
+    why="The model trains with batches that are smaller than those its rate was chosen for.",
 )
 OTHER_PACE = Rule(
     "SC2204",
@@ -65,6 +66,7 @@ OTHER_PACE = Rule(
     "warn",
     message="accumulate_steps is {declared}, but {optimizer} steps once in {gap} calls of train_step",
     fix="make them agree: the schedule and the planned number of steps are sized by accumulate_steps",
+    why="The rate and the schedule were chosen for another size of batch than the one that is trained with.",
 )
 UNDECLARED = Rule(
     "SC2205",
@@ -73,10 +75,13 @@ UNDECLARED = Rule(
     message="{optimizer} steps only once in {gap} calls of train_step, but accumulate_steps is not given: the planned "
     "number of optimizer steps is taken {gap} times too high",
     fix="add accumulate_steps={gap} to the set-up",
+    why="The length of the run, the schedule and the size of a batch are reckoned with another number of steps.",
 )
 
 
-@experiment(title="Accumulates gradients", rules=(THROWN, UNDIVIDED, EVERY_CALL, OTHER_PACE, UNDECLARED))
+@experiment(
+    title="Accumulates gradients", about=("train_step",), rules=(THROWN, UNDIVIDED, EVERY_CALL, OTHER_PACE, UNDECLARED)
+)
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Watch windows of micro-batches in the set-up's own step."""
     from stabcheck.trial.loop.windows import watch

@@ -45,6 +45,7 @@ EQUAL = Rule(
     message="all {units} units of {at} start with the same weights and stay the same in training, so together they do no "
     "more than one{others}",
     fix="initialise {at} with random values (He for ReLU, Xavier for tanh), not with a constant",
+    why="Equal units get equal gradients: a layer of 128 stays one unit, however long the run.",
 )
 TOO_LARGE = Rule(
     "SC1002",
@@ -55,6 +56,7 @@ TOO_LARGE = Rule(
     "{last:.3g}, best constant guess {constant:.3g}); with these weights scaled down, the same steps reach "
     "{better:.3g}",
     fix="initialise with a standard deviation of about {proposal:.2g} (1/sqrt(inputs); He is 1.4 times that)",
+    why="Weights ten times too large over a few layers multiply the signal by thousands: the loss starts far too high.",
 )
 TOO_SMALL = Rule(
     "SC1003",
@@ -65,6 +67,7 @@ TOO_SMALL = Rule(
     "{last:.3g}, best constant guess {constant:.3g}); with these weights scaled up, the same steps reach "
     "{better:.3g}",
     fix="initialise with a standard deviation of about {proposal:.2g} (1/sqrt(inputs); He is 1.4 times that)",
+    why="Weights ten times too small over a few layers leave nothing of the signal, and nothing of the gradient.",
 )
 
 FAR_BIAS = Rule(
@@ -74,10 +77,11 @@ FAR_BIAS = Rule(
     "the bias of {at} has a size of {size:.4g} at the start{others}, which outweighs what its inputs bring, and nothing is learnt "
     "in {steps} steps (loss {first:.3g} to {last:.3g}, best constant guess {constant:.3g}); at zero it reaches {better:.3g}",
     "start this bias at zero (the forget gate of an LSTM at 1, an output at the mean of its targets)",
+    why="What the inputs say is small beside a bias that is far off: training first spends its steps on the bias.",
 )
 
 
-@experiment(title="Initialization", rules=(EQUAL, TOO_LARGE, TOO_SMALL, FAR_BIAS), needs_trial=True)
+@experiment(title="Initialization", about=("model",), rules=(EQUAL, TOO_LARGE, TOO_SMALL, FAR_BIAS), needs_trial=True)
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Look at the weights at the start; train again only where something about them may be wrong."""
     from stabcheck.trial.weights import weights_in_use
@@ -130,8 +134,8 @@ def _equal(bench: Bench, weights: list[Weight]) -> tuple[Finding, ...]:
     first = alike[0]
     return (
         EQUAL.at(
-            first.name, source=_source(bench, first), at=called(first.name), units=first.rows.shape[1],
-            layers=[w.name for w in alike], others=_others(alike),
+            first.name, at=called(first.name, bench.kinds), units=first.rows.shape[1],
+            layers=[called(w.name, bench.kinds) for w in alike], others=_others(alike),
         ),
     )  # fmt: skip
 
@@ -167,9 +171,9 @@ def _size(bench: Bench, weights: list[Weight]) -> tuple[Finding, ...]:
         inputs = worst.rows.shape[-1]
         return (
             rule.at(
-                worst.name, source=_source(bench, worst), severity=found.severity, at=called(worst.name), inputs=inputs,
+                worst.name, severity=found.severity, at=called(worst.name, bench.kinds), inputs=inputs,
                 excess=max(worst.scale, 1 / worst.scale), std=worst.scale / math.sqrt(inputs), proposal=1 / math.sqrt(inputs),
-                layers=[w.name for w in chosen], others=_others(chosen), **found.facts,
+                layers=[called(w.name, bench.kinds) for w in chosen], others=_others(chosen), **found.facts,
             ),
         )  # fmt: skip
     return ()
@@ -187,11 +191,11 @@ def _biases(bench: Bench) -> tuple[Finding, ...]:
     if found is None:
         return ()
     worst = max(chosen, key=lambda b: b.size)
-    count = len({(b.module, b.gate) for b in chosen}) - 1
+    count, at = len({(b.module, b.gate) for b in chosen}) - 1, called(worst.module, bench.kinds)
     return (
         FAR_BIAS.at(
-            worst.parameter, source=bench.recording.source(worst.module), severity=found.severity,
-            at=f"the {worst.gate} gate of {called(worst.module)}" if worst.gate else called(worst.module), size=worst.size,
+            worst.parameter, severity=found.severity,
+            at=f"the {worst.gate} gate of {at}" if worst.gate else at, size=worst.size,
             others=f" (and {count} more)" if count else "", biases=[b.parameter for b in chosen], **found.facts,
         ),
     )  # fmt: skip
@@ -200,8 +204,3 @@ def _biases(bench: Bench) -> tuple[Finding, ...]:
 def _others(weights: list[Weight]) -> str:
     count = len({w.name for w in weights}) - 1
     return f" (and {count} more layer{'s' * (count > 1)})" if count else ""
-
-
-def _source(bench: Bench, weight: Weight) -> tuple[str, int] | None:
-    assert bench.recording is not None
-    return bench.recording.source(weight.module)

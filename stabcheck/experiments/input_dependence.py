@@ -48,6 +48,7 @@ INVERTED = Rule(
     "all on what stands between the first and the last token: the padding is seen and the rest is hidden",
     fix="invert the mask: key_padding_mask is True where there is padding, Hugging Face's attention_mask is 1 where "
     "there is none",
+    why="The model reads the padding and not the text.",
 )
 IGNORED_MASK = Rule(
     "SC1903",
@@ -56,6 +57,7 @@ IGNORED_MASK = Rule(
     message="{masks} changes nothing, while {output} depends on the padding of {name} (by {from_padding:.2g} of its "
     "size; on the rest by {from_real:.2g}): a sample's result depends on how far it was padded",
     fix="use {masks} in forward(): in attention, in pooling, or to pack the sequences",
+    why="The result for a sample depends on how long the longest one of its batch is.",
 )
 IGNORED_INPUT = Rule(
     "SC1904",
@@ -91,7 +93,9 @@ ENOUGH = 8
 """Samples from which equal inputs are no chance."""
 
 
-@experiment(title="Inputs matter", rules=(UNUSED, INVERTED, IGNORED_MASK, IGNORED_INPUT, ALIKE, CUT_OFF))
+@experiment(
+    title="Inputs matter", about=("model",), rules=(UNUSED, INVERTED, IGNORED_MASK, IGNORED_INPUT, ALIKE, CUT_OFF)
+)
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Exchange the inputs, and disturb the padding."""
     from stabcheck.trial.dependence.blank_batches import blank

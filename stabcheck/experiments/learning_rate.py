@@ -90,7 +90,14 @@ TOO_LOW = Rule(
 )
 
 
-@experiment(title="Learning rate", rules=(TOO_HIGH, TOO_LOW), needs_trial=True, reads=(CONSTANT_LEVEL,), cost="dear")
+@experiment(
+    title="Learning rate",
+    about=("optimizer", "train_step"),
+    rules=(TOO_HIGH, TOO_LOW),
+    needs_trial=True,
+    reads=(CONSTANT_LEVEL,),
+    cost="dear",
+)
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Judge the planned rate by short trainings at others."""
     from stabcheck.trial.rates.probes import Probes

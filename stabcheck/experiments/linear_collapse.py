@@ -57,7 +57,7 @@ MERGED = Rule(
 )
 
 
-@experiment(title="Linear collapse", rules=(AFFINE_MODEL, UNAPPLIED, MERGED))
+@experiment(title="Linear collapse", about=("model",), rules=(AFFINE_MODEL, UNAPPLIED, MERGED))
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Follow one forward from layer to layer."""
     from stabcheck.trial.affine.chains import find
@@ -108,7 +108,7 @@ def _told(bench: Bench, judged: list[tuple[Chain, tuple[Rule, Severity]]]) -> tu
 def _finding(bench: Bench, rule: Rule, severity: Severity, chains: list[Chain]) -> Finding:
     chain, more = chains[0], len(chains) - 1
     layers = chain.layers
-    names = [called(layer.name) for layer in layers]
+    names = [called(layer.name, bench.kinds) for layer in layers]
     place = layers[0].name or None
     what, example = "", ""
     if chain.discarded is not None:
@@ -116,9 +116,10 @@ def _finding(bench: Bench, rule: Rule, severity: Severity, chains: list[Chain]) 
     elif chain.unused is not None:
         what, example = f"{chain.unused} is built but never called", f"self.{chain.unused.rpartition('.')[2]}"
     return rule.at(
-        place, source=bench.recording.source(place) if bench.recording else None, severity=severity,
+        place, severity=severity,
         chain=_listed(names), first=names[0], second=names[1], inputs=layers[0].inputs, outputs=layers[-1].outputs,
-        count=len(layers), what=what, example=example, layers=[[layer.name for layer in c.layers] for c in chains],
+        count=len(layers), what=what, example=example,
+        layers=[[called(layer.name, bench.kinds) for layer in c.layers] for c in chains],
         others=f" (and so {'is' if more == 1 else 'are'} {more} more)" if more else "",
     )  # fmt: skip
 

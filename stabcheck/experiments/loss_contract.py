@@ -36,7 +36,7 @@ WORSE = 2.0
 """Factor by which one step has to raise the loss of its own batch, where a step that is smaller by the batch size lowers it."""
 
 
-@experiment(title="Loss gets what it expects", rules=RULES)
+@experiment(title="Loss gets what it expects", about=("compute_loss", "loss_fn", "train_step", "model"), rules=RULES)
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Watch the loss being computed, then question it."""
     from stabcheck.trial.loss_contract import observe

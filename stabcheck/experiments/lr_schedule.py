@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stabcheck.check import Finding, Outcome, Rule, Skip, Source, experiment
+from stabcheck.check import Finding, Outcome, Rule, Skip, experiment
 from stabcheck.experiments._lr_schedule_words import facts_of
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ OTHER_OPTIMIZER = Rule(
     "{scheduler} changes the rate of another optimizer ({other}), not of the one that trains ({optimizer}), which stays "
     "at {rate:.3g}",
     "build the scheduler after the optimizer and from the same object: {name}(optimizer, ...)",
+    why="The rate of the optimizer that trains never changes, while the log of the scheduler shows that it does.",
 )
 NEVER_STEPPED = Rule(
     "SC0502",
@@ -51,6 +52,7 @@ RAISES = Rule(
     "fail",
     "{scheduler} raises {when}: {error}",
     "{remedy}",
+    why="The run ends with an exception hours after its start.",
 )
 IMPOSSIBLE_RATE = Rule(
     "SC0504",
@@ -59,6 +61,7 @@ IMPOSSIBLE_RATE = Rule(
     "the learning rate is {rate:.3g} {when}{group}",
     "a rate is finite and not negative: bound what the scheduler returns, as in max(0, ...), and give it the length of the "
     "run ({calls} calls)",
+    why="A rate below zero climbs the loss; one that is no number turns all weights into NaN.",
 )
 WRONG_PACE = Rule(
     "SC0505",
@@ -104,6 +107,7 @@ RATE_AS_FACTOR = Rule(
     "the function given to LambdaLR returns a rate ({factor:.3g}), but what it returns is multiplied with the optimizer's lr "
     "({base:.3g}), so the rate never exceeds {peak:.3g}",
     "return a factor between 0 and 1 (divide by {base:.3g}), or set the optimizer's lr to 1.0",
+    why="The model trains with the product of two rates, thousands of times less than was meant.",
 )
 CADENCE_CONTRADICTED = Rule(
     "SC0511",
@@ -118,6 +122,7 @@ OVERWRITTEN = Rule(
     "warn",
     "{what}: {scheduler} {effect}",
     "let either the scheduler or your own code set the rate; a scheduler starts from the lr that the optimizer was built with",
+    why="The schedule that was written down is not the one that is trained with.",
 )
 GROWS = Rule(
     "SC0513",
@@ -125,6 +130,7 @@ GROWS = Rule(
     "warn",
     "the learning rate only grows, from {first:.3g} to {last:.3g} at the end of the run, and {scheduler} has no end to it",
     "a factor below 1 makes the rate decay{hint}; a warm-up needs an end, as LinearLR has",
+    why="Sooner or later every growing rate is too large, and what was learnt until then is lost.",
 )
 ALWAYS_ZERO = Rule(
     "SC0514",
@@ -132,6 +138,7 @@ ALWAYS_ZERO = Rule(
     "fail",
     "the learning rate{group} is zero at every step of the run: nothing is trained with it",
     "check the lr of the optimizer and the factor of {scheduler}",
+    why="With a rate of zero nothing is learnt, while the run looks busy.",
 )
 IMPATIENT = Rule(
     "SC0515",
@@ -140,6 +147,7 @@ IMPATIENT = Rule(
     "ReduceLROnPlateau is stepped at every batch, so patience={patience} is {share:.0%} of an epoch and the noise between "
     "batches will cut the rate",
     "step it once per epoch, with the validation metric",
+    why="The rate falls to nothing within the first epochs, and the training ends there.",
 )
 
 NEVER_ACTS = Rule(
@@ -181,6 +189,7 @@ RULE_OF = {
 
 @experiment(
     title="Learning-rate schedule over the whole run",
+    about=("scheduler", "train_step", "optimizer"),
     rules=tuple(
         sorted({*RULE_OF.values(), RATE_AS_FACTOR, CADENCE_CONTRADICTED, IMPATIENT}, key=lambda rule: rule.code)
     ),
@@ -224,14 +233,7 @@ def _finding(bench: Bench, run: Forecast) -> Finding | None:
     steps_it = run.observed is not None and run.observed.calls > 0
     if rule is NEVER_STEPPED or run.by_hand or (steps_it and rule in {WRONG_PACE, RAISES, OVERWRITTEN}):
         return rule.at(place, source=bench.source(run.session.setup.train_step), severity=severity, **facts)
-    return rule.at(place, source=_source(bench, run), severity=severity, **facts)
-
-
-def _source(bench: Bench, run: Forecast) -> Source | None:
-    """The function or class that makes the rates, where it is the user's."""
-    scheduler = run.session.setup.scheduler
-    functions = getattr(scheduler, "lr_lambdas", None) or [None]
-    return bench.source(functions[0]) or bench.source(type(scheduler))
+    return rule.at(place, severity=severity, **facts)
 
 
 def _factor(bench: Bench, run: Forecast) -> Finding | None:
@@ -262,7 +264,6 @@ def _zero_group(bench: Bench, run: Forecast) -> Finding | None:
         if float(group.get("initial_lr", 0.0)) > 0 and not run.used[:, index].any():
             return ALWAYS_ZERO.at(
                 f"group {index}",
-                source=_source(bench, run),
                 severity="warn",
                 group=f" of group {index}",
                 scheduler=run.name,
@@ -295,4 +296,4 @@ def _impatient(bench: Bench, run: Forecast) -> Finding | None:
     batchwise = run.reading.unit != "epoch" and not run.pace_assumed
     if not run.waits_for_metric or patience is None or per_epoch is None or not batchwise or patience + 1 >= per_epoch:
         return None
-    return IMPATIENT.at(source=_source(bench, run), patience=patience, share=patience / per_epoch)
+    return IMPATIENT.at(patience=patience, share=patience / per_epoch)

@@ -101,6 +101,7 @@ BAD_LOSS = Rule(
 
 @experiment(
     title="Overfits one batch",
+    about=("compute_loss", "loss_fn", "train_step", "model"),
     rules=(
         UNUSED_INPUT, CONFLICTING, BLIND_LOSS, CUT, CANNOT, DROWNED, *_own_step.RULES, BAD_LOSS,
     ),

@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from stabcheck.check import Finding, NotChecked, Outcome, Rule, Skip, experiment
+from stabcheck.reading import called
 from stabcheck.recording import OptimizerFacts, Recording
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ ASCENDS = Rule(
     message="{kind} has maximize=True, so every step increases the loss: {first:.3g} at the start, {last:.3g} after "
     "{steps} steps (best constant guess {constant:.3g})",
     fix="drop maximize=True, or give the negative of the score as the loss",
+    why="The optimizer makes worse what it should make better.",
 )
 MEMORY = Rule(
     "SC2402",
@@ -103,8 +105,9 @@ ALL_DROPPED = Rule(
     "SC2408",
     "dropout-of-everything",
     "fail",
-    message="{location} drops everything in training (p={value:g}): nothing behind it sees its input before evaluation",
+    message="{at} drops everything in training (p={value:g}): nothing behind it sees its input before evaluation",
     fix="give the probability to drop, not to keep: a smaller number, such as {keep:.2g}",
+    why="Layers behind it are trained on zeros, and see their input for the first time in evaluation.",
 )
 ZERO_RATE_GROUP = Rule(
     "SC2409",
@@ -113,11 +116,13 @@ ZERO_RATE_GROUP = Rule(
     message="parameter group {group} ({count} tensors, such as {name}) has learning rate 0 and nothing raises it, while "
     "others train at {rate:.3g}",
     fix="give the group a learning rate, or freeze it explicitly with requires_grad_(False)",
+    why="Weights that are meant to be trained stay at their initial values, while the run looks normal.",
 )
 
 
 @experiment(
     title="Optimizer options",
+    about=("optimizer", "train_step"),
     rules=(ASCENDS, MEMORY, LONG_MEMORY, SWAPPED, DROWNING_EPS, DECAY, NEGATIVE_DECAY, ALL_DROPPED, ZERO_RATE_GROUP),
     needs_trial=True,
     cost="dear",
@@ -131,14 +136,13 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     if recording is None or not recording.optimizers:
         raise Skip("no torch.optim.Optimizer of this model stepped in the trial, so there are no options to look at")
     shared = bench.shared()
-    source = bench.source(shared.setup.train_step)
     findings = [
         finding
         for facts in recording.optimizers
         for finding in (*_impossible(facts), *_ascending(facts, recording, known=shared.setup.train_step is None))
     ]
     for path, p in silencing_dropouts(shared, bench.seed):
-        findings.append(ALL_DROPPED.at(path, source=source, value=p, keep=0.1))
+        findings.append(ALL_DROPPED.at(path, at=called(path, bench.kinds), value=p, keep=0.1))
     for idle in idle_groups(shared, bench.peak_rates(), recording):
         findings.append(ZERO_RATE_GROUP.at(f"group {idle.group}", group=idle.group, count=idle.count, name=idle.name,
                                            rate=idle.others))  # fmt: skip

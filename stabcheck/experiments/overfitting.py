@@ -49,21 +49,18 @@ DROPPED = Rule(
     message="val_loader has drop_last=True and yields {count:,} of its {held:,} samples: {share:.0%} are left out of "
     "every validation",
     fix="set drop_last=False in val_loader",
+    why="What is left out is scored by nobody: the metric describes another set than the one you chose.",
 )
 
 
-@experiment(title="Overfitting", rules=(TINY, DROPPED))
+@experiment(title="Overfitting", about=("val_loader",), rules=(TINY, DROPPED))
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Count samples, targets and parameters."""
-    from stabcheck.trial.sample_count import count_samples
-
     session = bench.shared()
     if session.setup.val_loader is None:
         raise Skip("no val_loader given: add 'val_loader' to the set-up; without one overfitting goes unnoticed")
-    train, val = count_samples(session, "train_loader"), count_samples(session, "val_loader")
+    train, val, targets, many = _counts(session)
     width = 0.98 / math.sqrt(val.samples) if val.samples else math.inf
-    targets, many = _targets(session, train)
-    targets = targets if train.exact else None
     trained = sum(p.numel() for p in session.model.parameters() if p.requires_grad)
     measured = {
         "training_samples": train.samples,
@@ -81,6 +78,20 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
         summary += f"; {trained / targets:.2g} trained parameters per target"
     outcome = Outcome(finding.message if finding else summary, (finding,) if finding else (), measured)
     return outcome.but_not("overfitting itself", "it shows after epochs: compare both losses in the run")
+
+
+def _counts(session: Session) -> tuple[SampleCount, SampleCount, int | None, bool]:
+    """(training samples, validation samples, numbers among the training targets, whether a sample may hold many of them)."""
+    from stabcheck.trial.sample_count import SampleCount, count_samples
+    from stabcheck.trial.split.one_graph import chosen
+
+    if (one_graph := chosen(session)) is not None:
+        # The loss is that of the chosen nodes: there is one graph, but that is not the number of samples.
+        train, val = (SampleCount(len(rows), len(rows), exact=True) for rows in (one_graph.train, one_graph.val))
+        return train, val, train.samples, False
+    train, val = count_samples(session, "train_loader"), count_samples(session, "val_loader")
+    targets, many = _targets(session, train)
+    return train, val, targets if train.exact else None, many
 
 
 def _judge(train: SampleCount, val: SampleCount, *, many: bool, width: float) -> Finding | None:

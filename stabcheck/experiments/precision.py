@@ -85,6 +85,7 @@ LOST = Rule(
     "({at_peak:.0%} at the peak learning rate, {at_end:.0%} at the last)",
     fix="keep the weights in float32 and use torch.autocast for the forward, or give the optimizer float32 master "
     "weights; an update below a {grain} of a weight leaves it as it is",
+    about=("model",),
 )
 EPS = Rule(
     "SC2106",
@@ -93,6 +94,7 @@ EPS = Rule(
     message="the weights are float16, in which {kind}'s eps={eps:.0e} is zero: gradients too small to square are divided "
     "by zero, and the weights became NaN",
     fix="keep the weights in float32 with torch.autocast for the forward; if they must be float16, eps=1e-4",
+    about=("optimizer",),
 )
 WRAPS = Rule(
     "SC2107",
@@ -100,6 +102,7 @@ WRAPS = Rule(
     "fail",
     message="'{operation}' on {dtype} gives numbers that {dtype} cannot hold: {share:.0%} of the results wrapped around",
     fix="convert to float first: images.float()",
+    why="Numbers that wrap around are wrong without being strange: 3 - 5 is 254 in uint8. The model learns from noise.",
 )
 OVERFLOW = Rule(
     "SC2108",
@@ -112,6 +115,7 @@ OVERFLOW = Rule(
 
 @experiment(
     title="Precision",
+    about=("train_step", "model"),
     rules=(STILL_SCALED_STEP, SKIPS, UNSCALED, WRONG_DIRECTION, LOST, EPS, WRAPS, OVERFLOW),
     needs_trial=True,
 )

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 @experiment(
     title="Training step in order",
+    about=("train_step", "optimizer"),
     rules=tuple(sorted((*_training_loop_order.RULES, *_training_loop_ownership.RULES), key=lambda rule: rule.code)),
 )
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
@@ -39,7 +40,9 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     seen = watch(bench)
     setup = seen.session.setup
     source = bench.source(setup.train_step)
-    findings = list(_training_loop_ownership.judge(seen, source, bench.source))
+    findings = list(
+        _training_loop_ownership.judge(seen, bench.places.get("optimizer") or source, bench.source, bench.kinds)
+    )
     if setup.train_step is not None:
         findings += list(_training_loop_order.Judge(seen, source).findings(bool(findings)))
     outcome = Outcome(_summary(seen, findings), tuple(findings), _measured(seen))

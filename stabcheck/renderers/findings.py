@@ -124,7 +124,7 @@ def write_cause(
     for finding in shown:
         _write_place(paper, finding, base=base, verbose=verbose)
     _write_rest(paper, cause.findings[len(shown) :])
-    if why := whys.get(cause.check.id):
+    if why := whys.get(cause.code):
         paper.hang("Why", paper.words(why), style="dim")
     for fix in dict.fromkeys(finding.fix for finding in shown):
         paper.hang("Fix", paper.words(fix), style="bold green")

@@ -43,7 +43,7 @@ def render(
     """
     paper = Paper(width, color, ascii)
     rules = {rule.code: rule for check in catalog for rule in check.rules}
-    whys = {check.id: why(check) for check in catalog}
+    reasons = whys(catalog)
     found = causes(report)
     verdict = paper.words((verdict_of(report, found), STATUS_STYLES[report.status]))
 
@@ -54,7 +54,7 @@ def render(
     for error, ids in errors_of(report).items():
         _write_error(paper, error, ids, verbose=verbose)
     for cause in found:
-        write_cause(paper, cause, rules, whys, base=base, verbose=verbose)
+        write_cause(paper, cause, rules, reasons, base=base, verbose=verbose)
     write_pictures(paper, report, verbose=verbose)
     _write_suppressed(paper, report)
     _write_not_checked(paper, report)
@@ -101,6 +101,11 @@ def verdict_of(report: Report, found: Sequence[Cause]) -> str:
     if report.status == "fail":
         return f"Do not start this run: {_count(counts['fail'], 'check')} failed — {named}"
     return f"Look before you start: nothing failed, {_count(counts['warn'], 'check')} warned — {named}"
+
+
+def whys(catalog: Sequence[Check]) -> dict[str, str]:
+    """Code of a rule -> why it matters: its own reason, or else that of its check."""
+    return {rule.code: rule.why or why(check) for check in catalog for rule in check.rules}
 
 
 def why(check: Check) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,7 +15,9 @@ from torch import nn
 
 from stabcheck.check import Skip, Source
 from stabcheck.loading import EntryPoint, source_of
-from stabcheck.recording import Recording
+from stabcheck.recording import Recording, nearest
+from stabcheck.setup import KEYS, TrainingSetup
+from stabcheck.trial.constructions import Constructions
 from stabcheck.trial.nursery import Nursery
 from stabcheck.trial.rng import RngState, rng_state, seed_all
 from stabcheck.trial.session import Session
@@ -38,6 +41,13 @@ class Bench:
     recording: Recording | None = None
     tell: Callable[[float | None, str], None] = lambda fraction, detail: None
     load_seconds: float = 0.0
+    built: Constructions = field(default_factory=Constructions, repr=False)
+    places: dict[str, Source] = field(default_factory=dict)
+    """Key of the set-up -> the user's line that it comes from, as far as it is known; "entry" is the entry function."""
+    sources: dict[str, Source] = field(default_factory=dict)
+    """Path of a module -> the user's line that it comes from, where that is not the one of the module around it."""
+    kinds: dict[str, str] = field(default_factory=dict)
+    """Path of a module that ends in a number, which tells nobody anything -> its class."""
     _shared: Session | None = field(default=None, repr=False)
     _prepared: tuple[Session, RngState] | None = field(default=None, repr=False)
     _seen: WeakValueDictionary[int, torch.Tensor] = field(default_factory=WeakValueDictionary, repr=False)
@@ -61,8 +71,11 @@ class Bench:
             )
         seed_all(self.seed if seed is None else seed)
         started = time.monotonic()
-        setup = self.entry.build()
+        with self.built.noting():
+            setup = self.entry.build()
         self._reject_reuse(setup.model)
+        if not self.places:
+            self._look_around(setup)
         # The user's code may have cleared the directory for temporary files, this one included.
         self.scratch.mkdir(parents=True, exist_ok=True)
         session = Session(setup, self.device)
@@ -120,6 +133,34 @@ class Bench:
         return self.deadline - time.monotonic()
 
     def source(self, item: Any) -> Source | None:
-        """File and line where the user defined a callback or an object's class; None if that was not the user."""
+        """The user's line that an object comes from: where they defined a callback or the object's class, else where they
+        built it; None if neither is known."""
         found = source_of(item) if item is not None else None
-        return found if found and is_users(found[0]) else None
+        return found if found and is_users(found[0]) else self.built.place(item)
+
+    def _look_around(self, setup: TrainingSetup) -> None:
+        with userland("model.named_modules()"):
+            modules = dict(setup.model.named_modules())
+        self.kinds = {path: type(module).__name__ for path, module in modules.items() if path[-1:].isdigit()}
+        for path, module in modules.items():
+            place, around = self.source(module), nearest(path, self.sources)
+            if place and not (around and place == self.sources[around]):
+                self.sources[path] = place
+        entry = source_of(self.entry.function)
+        self.places = {"entry": entry} if entry else {}
+        for key in KEYS:
+            item = getattr(setup, key)
+            with contextlib.suppress(UserCodeError), userland(key):
+                if place := self._origin(key, item):
+                    self.places[key] = place
+
+    def _origin(self, key: str, item: Any) -> Source | None:
+        """Where to look for what is wrong with a part of the set-up: data comes from the dataset behind a loader, rates from
+        the function that a schedule calls, and options from where the optimizer was given them."""
+        if key in {"train_loader", "val_loader"}:
+            return self.source(getattr(item, "dataset", None)) or self.source(item)
+        if key == "scheduler":
+            return self.source(next(iter(getattr(item, "lr_lambdas", ())), None)) or self.source(item)
+        if key == "optimizer":
+            return self.built.place(item) or self.source(item)
+        return self.source(item) if callable(item) else None

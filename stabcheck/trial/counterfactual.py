@@ -6,6 +6,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from stabcheck.check import Severity
 from stabcheck.reading import GROWN, Progress, progress
@@ -39,7 +40,7 @@ class Comparison:
     """Whether the unchanged one stays where it is (fail), or gets going in the end (warn)."""
 
     @property
-    def facts(self) -> dict[str, float | int | None]:
+    def facts(self) -> dict[str, Any]:
         """For the sentence and the evidence of a finding."""
         own, other = self.own, self.other
         return {

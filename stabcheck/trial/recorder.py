@@ -192,7 +192,8 @@ class _Trial:
                 last_scale=float(self.last_scale) if self.last_scale is not None else None,
                 skipped=tuple(self.scaling["skipped"]), around_scaler=tuple(self.scaling["around_scaler"]),
             ),
-            failure=self.failure, sources=records.class_sources(self.model), not_recorded=tuple(self.not_recorded),
+            failure=self.failure, sources=bench.sources,
+            not_recorded=tuple(self.not_recorded), places=bench.places, kinds=bench.kinds,
         )  # fmt: skip
 
     def _matters(self, raw: dict[str, records.Column], seen: dict[str, records.Column]) -> dict[str, bool | None]:

@@ -8,12 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from stabcheck.loading import source_of
 from stabcheck.recording import OptimizerFacts, Parameter, Signal, Step
 from stabcheck.trial import norms
 from stabcheck.trial.optimizers.denominators import below_eps
 from stabcheck.trial.probes import SignalReading
-from stabcheck.userland import is_users
 
 Column = list[float | None]
 _DECOUPLED = {"AdamW", "Adafactor", "Lion", "Muon", "AdamWScale", "StableAdamW", "Adan", "Sophia"}
@@ -89,16 +87,6 @@ def signal_records(rows: list[dict[str, SignalReading]]) -> tuple[Signal, ...]:
         share = norms.numbers([r.variance_share if r else None for r in column])
         found.append(Signal(name, kind, tuple(rms), tuple(share), tuple(norms.numbers(squares))))
     return tuple(found)
-
-
-def class_sources(model: nn.Module) -> dict[str, tuple[str, int]]:
-    """Module path -> file and line of its class, for the classes that the user wrote."""
-    found: dict[str, tuple[str, int]] = {}
-    for name, module in model.named_modules():
-        place = source_of(type(module)) if not type(module).__module__.startswith("torch.") else None
-        if place and is_users(place[0]):
-            found[name] = place
-    return found
 
 
 def optimizer_facts(optimizer: torch.optim.Optimizer) -> OptimizerFacts:

@@ -15,6 +15,7 @@ from torch.optim import lr_scheduler as schedulers
 
 from stabcheck.check import Finding, Outcome, Skip
 from stabcheck.experiments.lr_schedule import CHECK
+from stabcheck.judging import judge
 from stabcheck.trial.bench import Bench
 from tests.setups import classifier
 
@@ -469,7 +470,8 @@ def test_numbers_in_the_findings(make_bench: MakeBench) -> None:
 def test_the_group_is_the_place(make_bench: MakeBench) -> None:
     build: Build = lambda o: schedulers.LambdaLR(o, [lambda _: 1.0, lambda step: 1 - step / 150])  # noqa: E731
 
-    found = only(outcome(make_bench, setup(build, groups=[0.1, 0.01])), "SC0504")
+    bench = make_bench(setup(build, groups=[0.1, 0.01]))
+    (found,) = judge(CHECK, bench, contained=False).result.findings
 
     assert found.location == "group 1"
     assert found.evidence["rate"] == pytest.approx(0.01 * (1 - 151 / 150))

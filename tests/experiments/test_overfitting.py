@@ -86,3 +86,23 @@ def test_a_stream_is_counted_as_far_as_it_is_read(make_bench: MakeBench) -> None
 def test_without_validation_data_there_is_nothing_to_say(make_bench: MakeBench) -> None:
     with pytest.raises(Skip, match="val_loader"):
         judged(make_bench, classifier())
+
+
+def test_of_one_graph_the_nodes_of_the_loss_are_counted(make_bench: MakeBench) -> None:
+    def setup() -> dict[str, Any]:
+        inputs, labels = blobs(200)
+        sides = {"train": torch.arange(200) < 120, "val": torch.arange(200) >= 190}
+        network = torch.nn.Linear(16, 4)
+        return {
+            "model": network,
+            **{f"{side}_loader": [(inputs, labels, mask)] for side, mask in sides.items()},
+            "compute_loss": lambda model, batch: torch.nn.functional.cross_entropy(
+                model(batch[0])[batch[2]], batch[1][batch[2]]
+            ),
+            "optimizer": torch.optim.SGD(network.parameters(), lr=0.1),
+        }
+
+    outcome = judged(make_bench, setup)
+    assert outcome.measurements["training_samples"] == outcome.measurements["training_targets"] == 120
+    assert outcome.measurements["validation_samples"] == 10
+    assert not outcome.findings

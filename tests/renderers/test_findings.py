@@ -5,8 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_samples import report_of, result
 
+from stabcheck.check import Check, Outcome, Rule
 from stabcheck.renderers.findings import causes, place
+from stabcheck.renderers.terminal import whys
 from stabcheck.report import FindingResult, SourceLine
+
+DOC = "Title.\n\n## Why it matters\nIt is\nslow.\n\n## What to do\nWait."
+
+
+def run(_: object) -> Outcome:
+    return Outcome("s")
 
 
 def finding(code: str, severity: str = "fail", after: str | None = None, location: str | None = None) -> FindingResult:
@@ -85,3 +93,10 @@ def test_every_finding_is_shown_once(findings: list[FindingResult]) -> None:
 )
 def test_places_are_relative_to_where_you_are(file: str, base: str | None, expected: str) -> None:
     assert place(SourceLine(file=file, line=3), base) == expected
+
+
+def test_a_rule_says_itself_why_it_matters_where_its_check_would_mislead() -> None:
+    own = Rule("SC0901", "own", "fail", "m", "f", why="it dies")
+    check = Check("dying-relu", "diagnosis", "t", (own, Rule("SC0902", "plain", "fail", "m", "f")), run, DOC)
+
+    assert whys([check]) == {"SC0901": "it dies", "SC0902": "It is slow."}

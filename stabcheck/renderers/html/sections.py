@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from stabcheck.renderers.findings import IN_FULL, Cause, is_said, place
 from stabcheck.renderers.html.markup import Html, el, join, text
-from stabcheck.renderers.terminal import errors_of, why
+from stabcheck.renderers.terminal import errors_of, whys
 from stabcheck.renderers.text import STATUS_WORDS, fact, seconds
 
 if TYPE_CHECKING:
@@ -71,8 +71,8 @@ def findings(wording: Wording, catalog: Sequence[Check]) -> Html | None:
     """Causes, with what follows from each folded beneath it."""
     if not wording.causes:
         return None
-    whys = {check.id: why(check) for check in catalog}
-    blocks = [_cause(cause, wording, whys.get(cause.check.id, "")) for cause in wording.causes]
+    reasons = whys(catalog)
+    blocks = [_cause(cause, wording, reasons.get(cause.code, "")) for cause in wording.causes]
     return el("section", el("h2", "Findings"), *blocks, id="findings")
 
 

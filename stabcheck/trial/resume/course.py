@@ -132,11 +132,11 @@ def _cause(run: Run, cut: Cut, name: str, items: list[Difference]) -> Cause:
     if size > 1 and all(size in (cut.saved[d.path].shape or ()) for d in items):
         return Cause("none", why=f"{name}, carried over from the last batch, starts anew in a resumed run")
     first = items[0]
-    advice = f"Save {name} in the checkpoint and set it in load()."
+    advice = f"save {name} in the checkpoint and set it in load()"
     if first.kind == "mode":
-        advice = f"Set {name} at the end of load(), or at the start of every step."
+        advice = f"set {name} at the end of load(), or at the start of every step"
     elif first.kind == "tensor" and name.startswith("model."):
-        advice = f"Register {name} as a buffer, so that it is in the state_dict."
+        advice = f"register {name} as a buffer, so that it is in the state_dict"
     return Cause("unsaved", name, value(first.expected, first.kind), value(first.actual, first.kind), advice)
 
 

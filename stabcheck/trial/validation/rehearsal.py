@@ -111,7 +111,7 @@ class Rehearsal:
             return f"eval() is {'called on another module only' if others else 'never called'}", None
         switched_on = next((c for c in reversed(calls) if c.mode), None)
         if switched_on is None:
-            return "It runs before eval() is called, or its mode is set by hand", None
+            return "it runs before eval() is called, or its mode is set by hand", None
         return "train() is called on it", switched_on.place
 
 
