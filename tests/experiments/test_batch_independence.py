@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from stabcheck.check import Finding, Outcome, Skip
 from stabcheck.experiments.batch_independence import CHECK
+from stabcheck.trial.dependence.torn import torn_axis
 from tests.experiments.dependence_cases import (
     Attention,
     Convolution,
@@ -240,13 +241,13 @@ def test_words_of_all_texts_in_one_row_are_not_judged(make_bench: Make) -> None:
         run(make_bench, setup(model, compute_loss=compute_loss, train_loader=loader))
 
 
-def test_batch_statistics_by_choice_are_a_warning(make_bench: Make) -> None:
+def test_batch_statistics_that_sway_predictions_fail(make_bench: Make) -> None:
     def make() -> nn.Module:
         norm = nn.BatchNorm1d(16, track_running_stats=False)
         return nn.Sequential(nn.Flatten(), nn.Linear(72, 16), norm, head())
 
     finding = only(run(make_bench, setup(make)))
-    assert (finding.code, finding.severity, finding.location) == ("SC1802", "warn", "2")
+    assert (finding.code, finding.severity, finding.location) == ("SC1802", "fail", "2")
 
 
 FUTURE: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
@@ -389,3 +390,153 @@ def test_attention_over_the_batch_beside_a_class_token(seed: int, make_bench: Ma
 def test_a_class_token_that_sees_nothing_is_no_matter_of_the_batch(make_bench: Make) -> None:
     with pytest.raises(Skip, match="no output reacts"):
         run(make_bench, setup(lambda: ClassToken(True, attends=False)))
+
+
+class Heads(nn.Module):
+    """Attention written by hand, its heads split and joined as `split` and `join` do."""
+
+    def __init__(self, split: str, join: str) -> None:
+        super().__init__()
+        self.three, self.split, self.join = nn.Linear(24, 72), split, join
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        count, length, width = x.shape
+        heads = [
+            h.view(count, length, 4, 6).transpose(1, 2) if self.split == "transpose" else h.reshape(count, 4, length, 6)
+            for h in self.three(x).chunk(3, -1)
+        ]
+        out = F.scaled_dot_product_attention(*heads, is_causal=True)
+        joined = out.transpose(1, 2) if self.join == "transpose" else out
+        return x + joined.reshape(count, length, width)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(("split", "join"), [("view", "transpose"), ("transpose", "view"), ("view", "view")])
+def test_heads_that_are_cut_out_of_memory(split: str, join: str, seed: int, make_bench: Make) -> None:
+    finding = only(run(make_bench, language(lambda: Heads(split, join)), seed))
+    # Where the cut lets later positions through, that is what matters most.
+    assert finding.code in {"SC1805", "SC1803"}
+    assert finding.location == "mix"
+    assert run(make_bench, language(lambda: Heads("transpose", "transpose")), seed).findings == ()
+
+
+def pictures() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(6)
+    return torch.rand(96, 10, 8, 3, generator=generator), torch.randint(0, 3, (96,), generator=generator)
+
+
+def convolved(exchange: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[], nn.Module]:
+    def forward(model: Any, x: torch.Tensor) -> torch.Tensor:
+        return model.head(model.body(exchange(x)).mean((2, 3)))
+
+    return lambda: Model(forward, body=nn.Conv2d(3, 16, 3), head=head())
+
+
+def patched(model: Any, x: torch.Tensor) -> torch.Tensor:
+    """Patches as rows by splitting and merging neighbours around a permutation."""
+    parts = x.reshape(len(x), 5, 2, 4, 2, 3).permute(0, 1, 3, 2, 4, 5).reshape(len(x), 20, 12)
+    return model.head(model.first(parts).mean(1))
+
+
+def shifted(model: Any, x: torch.Tensor) -> torch.Tensor:
+    """Scores of relative positions are brought to their places by padding, cutting anew and dropping what is left over."""
+    h = model.first(x.flatten(2))
+    scores = F.pad(h @ h.transpose(1, 2), (1, 0))
+    moved = scores.reshape(len(x), scores.shape[2], scores.shape[1])[:, 1:].reshape(len(x), 10, 10)
+    return model.head(moved.softmax(-1) @ h).mean(1)
+
+
+TORN: dict[str, Callable[[], nn.Module]] = {
+    "channels last to first": convolved(lambda x: x.reshape(len(x), 3, 10, 8)),
+    "flat in between": convolved(lambda x: x.reshape(len(x), 8, 3, 10).permute(0, 2, 3, 1)),
+    "positions before channels": lambda: Model(
+        lambda m, x: m.head(m.rnn(m.body(x.permute(0, 3, 1, 2)).reshape(len(x), 48, 16))[0][:, -1]),
+        body=nn.Conv2d(3, 16, 3),
+        rnn=nn.GRU(16, 16, batch_first=True),
+        head=head(),
+    ),
+}
+WHOLE: dict[str, Callable[[], nn.Module]] = {
+    "permuted": convolved(lambda x: x.permute(0, 3, 1, 2)),
+    "patches": lambda: Model(patched, first=nn.Linear(12, 16), head=head()),
+    "relative positions": lambda: Model(shifted, first=nn.Linear(24, 16), head=head()),
+    "flat": lambda: nn.Sequential(nn.Flatten(), nn.Linear(240, 48), nn.Unflatten(1, (3, 4, 4)), nn.Flatten(), head(48)),
+    "positions before channels": lambda: Model(
+        lambda m, x: m.head(m.rnn(m.body(x.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2))[0][:, -1]),
+        body=nn.Conv2d(3, 16, 3),
+        rnn=nn.GRU(16, 16, batch_first=True),
+        head=head(),
+    ),
+}
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("name", TORN)
+def test_a_view_in_place_of_a_transpose(name: str, seed: int, make_bench: Make) -> None:
+    finding = only(run(make_bench, setup(TORN[name], *pictures()), seed))
+    assert (finding.code, finding.severity) == ("SC1805", "fail")
+    assert "shape of (16, " in finding.message
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_reshapes_that_tear_nothing(name: str, make_bench: Make) -> None:
+    assert run(make_bench, setup(WHOLE[name], *pictures())).findings == ()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "length"),
+    [
+        ((32, 48), (4, 32, 12), 32),
+        ((4, 32, 12), (32, 48), 32),
+        ((28, 28, 3), (3, 28, 28), 28),
+        ((64, 25), (25, 64), 64),
+        ((16, 4, 25), (25, 64), 25),
+        ((32, 48), (32, 4, 12), None),
+        ((64, 7, 7), (64, 49), None),
+        ((32, 48), (16, 96), None),
+        ((8, 2, 8, 2, 3), (16, 16, 3), None),
+        ((10, 1), (1, 10), None),
+        ((64, 8, 8), (64, 4, 2, 4, 2), None),
+    ],
+)
+def test_torn_axes_are_those_that_keep_their_length_and_not_their_place(
+    before: tuple[int, ...], after: tuple[int, ...], length: int | None
+) -> None:
+    assert torn_axis(before, after) == length
+
+
+class Decoder(nn.Module):
+    """Writes one sequence from another, given what it is to write up to there."""
+
+    def __init__(self, causal: bool) -> None:
+        super().__init__()
+        self.words = nn.Embedding(20, 24, padding_idx=0)
+        self.core, self.causal = nn.Transformer(24, 2, 1, 1, 32, 0.0, batch_first=True), causal
+        self.head = nn.Linear(24, 20)
+
+    def forward(self, source: torch.Tensor, written: torch.Tensor) -> torch.Tensor:
+        mask = nn.Transformer.generate_square_subsequent_mask(written.shape[1]) if self.causal else None
+        return self.head(self.core(self.words(source), self.words(written), tgt_mask=mask))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_decoder_that_is_given_its_answer_must_not_see_it_ahead_of_time(seed: int, make_bench: Make) -> None:
+    generator = torch.Generator().manual_seed(7)
+    lengths = torch.randint(4, 8, (96,), generator=generator)[:, None]
+    places = torch.arange(10)
+    words = torch.randint(3, 20, (96, 10), generator=generator)
+    # It begins with 1 and ends with 2, which the decoder is not given: what follows the last word is not in its input.
+    answers = torch.where(places < lengths, words, torch.where(places == lengths, 2, 0))
+    given = torch.cat([torch.ones(96, 1, dtype=torch.long), answers.masked_fill(answers == 2, 0)[:, :-1]], 1)
+
+    def compute_loss(model: nn.Module, batch: Any) -> torch.Tensor:
+        return F.cross_entropy(model(batch[0], batch[1]).transpose(1, 2), batch[2], ignore_index=0)
+
+    def entry(causal: bool) -> Any:
+        return setup(lambda: Decoder(causal), words, given, answers, compute_loss=compute_loss)
+
+    finding = only(run(make_bench, entry(False), seed))
+    assert (finding.code, finding.severity) == ("SC1803", "fail")
+    healthy = run(make_bench, entry(True), seed)
+    assert healthy.findings == ()
+    assert healthy.measurements["predicts_next"] == ["written"]

@@ -91,9 +91,15 @@ def _is_read(subject: Subject, name: str, axis: int, output: str) -> bool:
 
 
 def leak(subject: Subject, step: NextStep) -> Leak | None:
-    """Put other samples' continuations in the place of the second half, and look at the predictions of the first."""
+    """Put other samples' continuations in the place of what follows some position, and look at the predictions up to there.
+
+    Two positions are tried: where a sequence is cut into blocks that see nothing of each other, one may be an edge."""
     positions = step.active.any(0).nonzero().flatten().tolist()
-    last = positions[(len(positions) - 1) // 2]
+    places = dict.fromkeys((positions[(len(positions) - 1) // 2], positions[(len(positions) - 1) // 3]))
+    return next((found for last in places if (found := _leak_after(subject, step, last)) is not None), None)
+
+
+def _leak_after(subject: Subject, step: NextStep, last: int) -> Leak | None:
     sequence = subject.given(step.name)
     if last + 1 >= sequence.shape[1 - step.axis]:
         return None
@@ -135,9 +141,9 @@ def _matching(rows: torch.Tensor, output: torch.Tensor, gradient: torch.Tensor) 
     for positions in (length, length - 1):
         for oriented in _orientations(output, count, positions):
             active = oriented(gradient).flatten(2).abs().sum(2) > 0
-            inside = active.clone()
-            inside[:, length - 1 :] = False
-            if not inside.any() or active.sum() - inside.sum() > count:
+            # What comes after the last is an end or padding, which the sequence need not hold.
+            inside = active & (active.flip(1).long().cumsum(1).flip(1) > 1)
+            if not inside.any():
                 continue
             upcoming, present = rows.roll(-1, 1)[:, :positions], rows[:, :positions]
             if rows.is_floating_point():

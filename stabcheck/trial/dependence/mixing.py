@@ -13,6 +13,8 @@ from stabcheck.trial.dependence.subject import Changed, Subject
 from stabcheck.trial.dependence.trace import RESHAPES, Op, Trace, aligned, first, traced
 from stabcheck.userland import UserCodeError
 
+PAIRS = 8
+"""Pairs of samples that are judged by themselves."""
 DONORS = 4
 """Other samples whose content is tried in a sample's place, nearest first: sorted lengths stay sorted with a neighbour's."""
 
@@ -155,6 +157,32 @@ def _mixing(
     if passed is None:
         passed = culprit is None or culprit.differentiable
     return Mixing(name, subject.samples, sample, others, change, culprit, reshaped, sequential, not passed)
+
+
+def in_pairs(subject: Subject, name: str) -> float | None:
+    """How far the predictions move when samples are judged two at a time and not all together, as a share of how much they
+    differ from sample to sample; None where the model cannot be given two."""
+    base, count = subject.base[name], subject.samples
+    if not base.dim() or base.shape[0] != count:
+        return None
+
+    def pair(start: int) -> torch.Tensor | None:
+        def change(name: str, tensor: torch.Tensor) -> torch.Tensor:
+            axis = subject.axis(tensor)
+            return tensor if axis is None else tensor.narrow(axis, start, 2)
+
+        try:
+            found = subject.run(change).get(name)
+        except UserCodeError:
+            return None
+        return found if found is not None and found.shape == base[:2].shape else None
+
+    pairs = [pair(start) for start in range(0, min(count, 2 * PAIRS) - 1, 2)]
+    alone = [found.float() for found in pairs if found is not None]
+    if not alone or len(alone) < len(pairs):
+        return None
+    spread = scale(base.float() - base.float().mean(0))
+    return scale(torch.cat(alone) - base[: 2 * len(alone)].float()) / max(spread, 1e-30)
 
 
 def _inside(subject: Subject, axes: dict[str, int], sample: int) -> Mixing | None:
