@@ -50,7 +50,7 @@ def gradients(recording: Recording) -> dict[str, Any]:
         "steps": [recording.steps[column].index for column in columns],
         "layers": kept,
         "layers_in_all": len(names),
-        "norms": [[_three(_together([p.grad_norm[c] for p in found[name]])) for c in columns] for name in kept],
+        "norms": [[_three(stats.joint_norm([p.grad_norm[c] for p in found[name]])) for c in columns] for name in kept],
     }
 
 
@@ -61,7 +61,7 @@ def updates(recording: Recording) -> dict[str, Any]:
     for name, rows in _layers(p for p in recording.parameters if len(p.shape) >= 2).items():
         ratios = []
         for sample in range(len(recording.sampled)):
-            weight, update = (_together([v[sample] for v in of]) for of in _norms(rows))
+            weight, update = (stats.joint_norm([v[sample] for v in of]) for of in _norms(rows))
             if weight and update is not None and math.isfinite(weight) and math.isfinite(update):
                 ratios.append(update / weight)
         if ratios:
@@ -105,12 +105,6 @@ def _layers(parameters: Any) -> dict[str, list[Parameter]]:
 
 def _norms(rows: Sequence[Parameter]) -> tuple[list[tuple[float | None, ...]], list[tuple[float | None, ...]]]:
     return [p.weight_norm for p in rows], [p.update_norm for p in rows]
-
-
-def _together(norms: Sequence[float | None]) -> float | None:
-    """Norm of several tensors as one; None if there is none of them."""
-    there = [norm for norm in norms if norm is not None]
-    return math.hypot(*there) if there else None
 
 
 def _three(value: float | None, digits: int = 3) -> float | None:

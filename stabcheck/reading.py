@@ -49,6 +49,11 @@ def called(module: str | None, kinds: Mapping[str, str] | None = None) -> str:
     return (f"layer {module}" if module.isdigit() else module) + (f" ({kind})" if kind else "")
 
 
+def is_label_name(name: str) -> bool:
+    """Whether an input of a model is called as targets are: a model that returns its loss is given them too."""
+    return any(word in name.lower() for word in ("label", "target"))
+
+
 def batch_part(path: str) -> str:
     """How a sentence speaks of a part of a batch."""
     first, _, rest = path.partition(".")

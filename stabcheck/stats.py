@@ -8,11 +8,16 @@ from collections.abc import Iterable, Sequence
 
 def mean(values: Sequence[float]) -> float:
     """Arithmetic mean; NaN for an empty sequence."""
-    return (
-        math.fsum(values) / len(values)
-        if values and all(map(math.isfinite, values))
-        else (math.nan if not values else sum(values) / len(values))
-    )
+    if not values:
+        return math.nan
+    total = math.fsum(values) if all(map(math.isfinite, values)) else sum(values)
+    return total / len(values)
+
+
+def joint_norm(norms: Iterable[float | None]) -> float | None:
+    """The L2 norm of several tensors together, of the norms of those that are there; None if none is."""
+    there = [norm for norm in norms if norm is not None]
+    return math.hypot(*there) if there else None
 
 
 def quantile(values: Iterable[float], share: float) -> float:

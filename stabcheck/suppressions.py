@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime
 import fnmatch
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -126,8 +125,3 @@ def _with(result: CheckResult, findings: Sequence[FindingResult]) -> CheckResult
     # The summary of a failure would stand beside a pass.
     summary = f"{known} known finding{'s' * (known > 1)}, suppressed" if status == "pass" else result.summary
     return result.model_copy(update={"findings": tuple(findings), "status": status, "summary": summary})
-
-
-def is_rule_or_check(code: str) -> bool:
-    """Whether `code` has the form of a rule's code or its beginning; else it must be a check's id."""
-    return re.fullmatch(r"[sS][cC]\d{2,4}", code) is not None

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from stabcheck.trial.data.scan import Scan
     from stabcheck.trial.session import Session
 
-SCAN_SECONDS = 2.0
-"""Time for one pass over a loader."""
+SCAN_SECONDS, SCAN_SHARE = 2.0, 0.05
+"""Time for one pass over a loader, and the share of the budget after which it ends: a loader may mostly wait."""
 
 
 @dataclass
@@ -112,7 +112,7 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     session = bench.session()
     keys = ["train_loader"] + ["val_loader"] * (session.setup.val_loader is not None)
     bench.tell(0.1, "reading the loaders")
-    scans = [scan(session, key, Pace.on(bench, SCAN_SECONDS), bench.seed) for key in keys]
+    scans = [scan(session, key, Pace.on(bench, SCAN_SECONDS, share=SCAN_SHARE), bench.seed) for key in keys]
     if not scans[0].batches:
         raise Skip("train_loader yields no batch")
     data = Data(bench, session, [s for s in scans if s.batches])

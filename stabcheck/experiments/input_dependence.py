@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from stabcheck.check import Finding, NotChecked, Outcome, Rule, Skip, experiment
+from stabcheck.reading import is_label_name
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
@@ -148,7 +149,7 @@ def _effects(
     """What is wrong, and the inputs without effect."""
     from stabcheck.trial.dependence.effect import end, is_wired, without_effect
 
-    everything = [name for name in axes if not _is_label(name)]
+    everything = [name for name in axes if not is_label_name(name)]
     if not everything or not without_effect(found, {name: axes[name] for name in everything}, _predictions(found)):
         alone = [name for name in axes if without_effect(found, {name: axes[name]}, lambda outputs: outputs)]
         return [], alone
@@ -183,14 +184,15 @@ def _predictions(found: Subject) -> Callable[[Outputs], Outputs]:
     return lambda outputs: {name: t for name, t in outputs.items() if name in with_axes or not with_axes}
 
 
-def _is_label(name: str) -> bool:
-    return any(word in name.lower() for word in ("label", "target"))
-
-
 def _is_feature(found: Subject, name: str) -> bool:
     """Whether an input is more than a mask, a position, an identifier or a weight for each sample."""
     tensor = found.given(name)
-    if name not in found.names or _is_label(name) or tensor.dim() < 2 or bool(((tensor == 0) | (tensor == 1)).all()):
+    if (
+        name not in found.names
+        or is_label_name(name)
+        or tensor.dim() < 2
+        or bool(((tensor == 0) | (tensor == 1)).all())
+    ):
         return False
     # What rises from left to right are positions or offsets.
     text = tensor.dim() == 2 and tensor.shape[1] >= WORDS and bool((tensor.diff(dim=1) < 0).any())
@@ -202,7 +204,7 @@ def _ignored(bench: Bench, found: Subject, axes: dict[str, int], ignored: list[s
 
     for name in ignored:
         alone, tensor = {name: axes[name]}, found.given(name)
-        if _is_label(name) or is_heard_by_loss(found, alone):
+        if is_label_name(name) or is_heard_by_loss(found, alone):
             continue
         facts: dict[str, Any] = {"name": name, "shape": tuple(tensor.shape)}
         lost = waste(found, alone) if _is_main(found, axes, ignored, name) else None

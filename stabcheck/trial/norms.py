@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -34,12 +33,6 @@ def norms(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
-
-
-def total(values: Sequence[float | None]) -> float | None:
-    """Root of the sum of squares of the values that are there; None if none is."""
-    there = [v for v in values if v is not None]
-    return math.hypot(*there) if there else None
 
 
 def numbers(values: Sequence[torch.Tensor | None]) -> list[float | None]:

@@ -4,7 +4,6 @@ same verdict. The clock only ends what is absurd."""
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -13,13 +12,14 @@ from typing import TypeVar
 from stabcheck.check import Skip
 from stabcheck.trial.bench import Bench
 
-ABSURD = 3.0
+ABSURD = 8.0
 """Times the time that work is planned to take, after which it is broken off: what the processor does not see is waiting, for
-a disk, a GPU, or other programs."""
+a disk, a GPU, or other programs. Eight processes on two cores take four times as long."""
 SHARE = 0.2
 """Of what is left of the budget, at most."""
 MEASURED = 5
-"""Pieces of work from whose median cost it is told how many fit: the first is often far dearer than the others."""
+"""Pieces of work of which the cheapest tells how many fit: the first is often far dearer than the others, and threads that wait for
+each other on a busy machine cost the processor too."""
 
 T = TypeVar("T")
 
@@ -41,9 +41,9 @@ class Pace:
     _costs: list[float] = field(default_factory=list)
 
     @classmethod
-    def on(cls, bench: Bench, seconds: float, most: float = math.inf) -> Pace:
+    def on(cls, bench: Bench, seconds: float, most: float = math.inf, *, share: float = SHARE) -> Pace:
         """The pace of work that is to fit the budget too."""
-        return cls(seconds, most, time.monotonic() + min(ABSURD * seconds, SHARE * bench.remaining()))
+        return cls(seconds, most, time.monotonic() + min(ABSURD * seconds, share * bench.remaining()))
 
     def through(self, pieces: Iterable[T]) -> Iterator[T]:
         """The pieces that fit, at least one. What the user of the iterator does with one is part of its cost."""
@@ -64,7 +64,7 @@ class Pace:
             return
         self._costs.append(cost)
         if len(self._costs) == MEASURED:
-            fits = self.seconds / max(statistics.median(self._costs), 1e-9)
+            fits = self.seconds / max(min(self._costs), 1e-9)
             self.most = min(self.most, 2 ** math.floor(math.log2(max(fits, MEASURED))))
 
     def require_in_time(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stabcheck import stats
 from stabcheck.recording import OptimizerFacts, Parameter, Signal, Step
 from stabcheck.trial import norms
 from stabcheck.trial.optimizers.denominators import below_eps
@@ -30,8 +31,8 @@ def step_records(facts: list[dict[str, Any]], raw: dict[str, Column], seen: dict
     return tuple(
         Step(
             **fact,
-            grad_norm=norms.total([column[i] for column in raw.values()]),
-            clipped_norm=norms.total([column[i] for column in seen.values()]),
+            grad_norm=stats.joint_norm([column[i] for column in raw.values()]),
+            clipped_norm=stats.joint_norm([column[i] for column in seen.values()]),
         )
         for i, fact in enumerate(facts)
     )

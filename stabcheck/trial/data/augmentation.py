@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from stabcheck.trial.rng import kept_rng, rng_state, seed_all
 from stabcheck.trial.session import Session
-from stabcheck.trial.split.draws import _equal
+from stabcheck.trial.split.draws import same_leaf
 from stabcheck.trial.split.fields import leaves
 from stabcheck.trial.split.samples import behind
 from stabcheck.userland import UserCodeError
@@ -97,8 +97,8 @@ def _cloned(source: Any) -> str | None:
     finally:
         for path, generator in own.items():
             _set_state(generator, kept[path])
-    same = all(path in other and _equal(first[path], other[path]) for path in first)
-    moving = any(path in again and not _equal(first[path], again[path]) for path in first)
+    same = all(path in other and same_leaf(first[path], other[path]) for path in first)
+    moving = any(path in again and not same_leaf(first[path], again[path]) for path in first)
     return next(iter(own)) if same and moving else None
 
 

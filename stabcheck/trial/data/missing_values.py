@@ -33,8 +33,6 @@ class Code:
     low: float
     high: float
     """Range of the other values of that column."""
-    handled: bool | None = None
-    """Whether the model treats it as special; None if that was not tried."""
 
 
 FAR = 5.0

@@ -195,14 +195,13 @@ def worth_of_mixing(bench: Bench, scan: Scan, seed: int) -> Worth | None:
     if probes is None or mixed is None:
         return None
     each = min(STEPS, first.steps_per_epoch or STEPS)
-    pace = Pace.on(bench, SECONDS, STEPS)
     try:
         with kept_rng(0):
             judged = batches.holding(probes, JUDGED)
         scale = scale_of(first, judged, seed)
         if scale is None:
             return None
-        steps = 0
+        pace, steps = Pace.on(bench, SECONDS, STEPS), 0
         while True:
             given = course(first, _Epoch(first), steps=each, seed=seed + steps, pace=pace)
             course(second, mixed, steps=len(given), seed=seed + steps)

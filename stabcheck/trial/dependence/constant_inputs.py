@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from stabcheck.reading import is_label_name
 from stabcheck.trial.batches import tensors
 from stabcheck.trial.calls import watched_call
 from stabcheck.trial.dependence.padding import padded_inputs
@@ -52,7 +53,7 @@ def _common(subject: Subject, inputs: dict[str, torch.Tensor]) -> tuple[str, str
     masks = {mask for p in padded.values() for mask in p.masks}
     found: tuple[str, str, str] | None = None
     for name, tensor in inputs.items():
-        if subject.axis(tensor) != 0 or name in masks or any(word in name.lower() for word in ("label", "target")):
+        if subject.axis(tensor) != 0 or name in masks or is_label_name(name):
             continue
         content: Any = tensor[padded[name].real] if name in padded else tensor
         is_tokens = not tensor.is_floating_point() and tensor.dim() == 2 and tensor.dtype != torch.bool
@@ -75,7 +76,4 @@ def _unseen(subject: Subject) -> list[torch.Tensor]:
 
 
 def _is_target(subject: Subject, tensor: torch.Tensor) -> bool:
-    return any(
-        t is tensor and any(word in name.lower() for word in ("label", "target"))
-        for name, t in subject.inputs().items()
-    )
+    return any(t is tensor and is_label_name(name) for name, t in subject.inputs().items())

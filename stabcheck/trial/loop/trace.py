@@ -16,13 +16,14 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from stabcheck import stats
 from stabcheck.trial import batches
 from stabcheck.trial.loop.accounts import Account, Accounts
 from stabcheck.trial.loop.events import Call, Clip, Use
 from stabcheck.trial.loop.graphs import GraphLog, elements
 from stabcheck.trial.loop_spy import replaced
 from stabcheck.trial.modes import held_by
-from stabcheck.trial.norms import norm, numbers, total
+from stabcheck.trial.norms import norm, numbers
 from stabcheck.userland import passed_on
 
 
@@ -180,8 +181,8 @@ class LoopTrace:
             Use(
                 call=call.index,
                 optimizer=next(i for i, known in enumerate(self.optimizers) if known is optimizer),
-                norm=total(list(seen.values())) or 0.0,
-                raw=total([a.after for a in mine if a.passes]) or 0.0,
+                norm=stats.joint_norm(seen.values()) or 0.0,
+                raw=stats.joint_norm([a.after for a in mine if a.passes]) or 0.0,
                 backwards=max((a.passes for a in mine), default=0),
                 kept=max((a.kept for a in live), default=0),
                 # A step from within a backward pass, as hooks take it, comes after that pass.

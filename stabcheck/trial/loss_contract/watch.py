@@ -54,7 +54,6 @@ class LossCall:
     target: torch.Tensor | None
     options: dict[str, Any]
     place: Source | None
-    inside_model: bool
     result: torch.Tensor | None = None
     error: str = ""
     """What it raised: "" if nothing."""
@@ -183,7 +182,7 @@ class LossWatch(TorchFunctionMode):
         target = second if isinstance(second, torch.Tensor) and name in LOSSES else None
         options = {key: value for key, value in zip(_POSITIONS.get(name, ()), args[2:], strict=False) if key}
         place = users_line(sys._getframe(2))
-        call = LossCall(name, first, target, options | kwargs, place, bool(self._running))
+        call = LossCall(name, first, target, options | kwargs, place)
         call.made_by = self._activated.get(origin(first)[1])
         call.spread = id(first) in self._spread or id(second) in self._spread
         self.calls.append(call)

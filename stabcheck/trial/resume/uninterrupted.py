@@ -64,6 +64,29 @@ def uninterrupted(bench: Bench) -> Run:
         load_source=bench.source(session.setup.load),
     )
     most = _most_steps(session)
+    period, seconds = _until_worth_saving(bench, session, found, feed, run, most)
+    is_slow = 2 * AFTER * seconds > bench.remaining() / 2 or _held(run) > _MOST_HELD
+    run.after = period if is_slow else min(math.ceil(AFTER / period) * period, most - len(run.moments))
+    _require(bench, session, 2 * run.after * seconds + bench.load_seconds)
+    _cut(bench, session, run, MID_EPOCH, None)
+    _continue(session, found, feed, run)
+    run.only_one = _why_not_twice(bench, run, is_slow=is_slow, most=most, seconds=seconds)
+    if not run.only_one:
+        metric = run.moments[-1].loss if run.moments[-1].loss is not None else 0.0
+        session.end_epoch(metric)
+        _cut(bench, session, run, BOUNDARY, metric)
+        _continue(session, found, Feed(session), run)
+        if not run.cuts[-1].wrote:
+            del run.moments[run.cuts.pop().at :]
+            run.only_one = "save() wrote nothing when it was called again"
+    return run
+
+
+def _until_worth_saving(
+    bench: Bench, session: Session, found: Look, feed: Feed, run: Run, most: int
+) -> tuple[int, float]:
+    """Train until an update of the weights after which enough has changed for a checkpoint to miss it, or until it takes too
+    long: (steps between the last two updates, seconds a step takes)."""
     started, updates, weights = time.monotonic(), [0], _weights(session)
     # A rate that load() puts back to its start is seen only once the schedule has changed it.
     waits, rates = session.setup.scheduler is not None and session.interval == "step", session.learning_rates()
@@ -85,22 +108,7 @@ def uninterrupted(bench: Bench) -> Run:
         if updates[-1] == len(run.moments) and (enough or is_long):
             break
     period = updates[-1] - updates[-2] if len(updates) > 1 else 1
-    seconds = (time.monotonic() - started) / len(run.moments)
-    is_slow = 2 * AFTER * seconds > bench.remaining() / 2 or _held(run) > _MOST_HELD
-    run.after = period if is_slow else min(math.ceil(AFTER / period) * period, most - len(run.moments))
-    _require(bench, session, 2 * run.after * seconds + bench.load_seconds)
-    _cut(bench, session, run, MID_EPOCH, None)
-    _continue(session, found, feed, run)
-    run.only_one = _why_not_twice(bench, run, is_slow=is_slow, most=most, seconds=seconds)
-    if not run.only_one:
-        metric = run.moments[-1].loss if run.moments[-1].loss is not None else 0.0
-        session.end_epoch(metric)
-        _cut(bench, session, run, BOUNDARY, metric)
-        _continue(session, found, Feed(session), run)
-        if not run.cuts[-1].wrote:
-            del run.moments[run.cuts.pop().at :]
-            run.only_one = "save() wrote nothing when it was called again"
-    return run
+    return period, (time.monotonic() - started) / len(run.moments)
 
 
 def again(bench: Bench, run: Run) -> tuple[list[float | None], list[State], list[State]]:

@@ -45,7 +45,7 @@ class Probe:
         changed = set()
         for first, second in zip(self.samples, self.again, strict=False):
             one, two = leaves(first), leaves(second)
-            changed |= {path for path in one if path not in two or not _equal(one[path], two[path])}
+            changed |= {path for path in one if path not in two or not same_leaf(one[path], two[path])}
         return frozenset(changed)
 
 
@@ -79,7 +79,8 @@ def probe(source: Source, seconds: float, seed: int) -> Probe:
     return Probe(samples, again, at[: len(samples)], each)
 
 
-def _equal(one: Leaf, two: Leaf) -> bool:
+def same_leaf(one: Leaf, two: Leaf) -> bool:
+    """Whether two leaves hold the same, NaN being equal to NaN."""
     if isinstance(one, str) or isinstance(two, str):
         return isinstance(one, str) and isinstance(two, str) and one == two
     return one.shape == two.shape and bool(np.array_equal(one, two, equal_nan=one.dtype.kind in "fc"))

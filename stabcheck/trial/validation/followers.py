@@ -42,5 +42,5 @@ def follows(session: Session, seen: Run, step: Callable[[], Any]) -> bool | None
 def _equal(parameters: Iterable[torch.Tensor], weights: Sequence[torch.Tensor]) -> bool:
     present = list(parameters)
     return len(present) == len(weights) and all(
-        a.shape == b.shape and bool(torch.equal(a.detach(), b)) for a, b in zip(present, weights, strict=True)
+        torch.equal(a.detach(), b) for a, b in zip(present, weights, strict=True)
     )
