@@ -80,6 +80,8 @@ def verdict_line(report: Report, *, ascii: bool = False) -> str:
 
 def verdict_of(report: Report, found: Sequence[Cause]) -> str:
     """The verdict in one sentence, with the first cause in it."""
+    from stabcheck.report import out_of_time
+
     counts = {status: sum(check.status == status for check in report.checks) for status in STATUS_WORDS}
     ran = counts["pass"] + counts["warn"] + counts["fail"]
     if counts["error"]:
@@ -91,7 +93,7 @@ def verdict_of(report: Report, found: Sequence[Cause]) -> str:
         return f"No verdict: {_count(len(broken), 'check')} could not run{also} — {whose}{said}"
     if not ran:
         return "No verdict: nothing was checked."
-    late = sum("budget" in (check.skip_reason or "") for check in report.checks)
+    late = sum(map(out_of_time, report.checks))
     in_time = f", {late} of them for lack of time" if late else ""
     skipped = f" ({counts['skip']} skipped{in_time})" if counts["skip"] else ""
     if report.status == "pass":
