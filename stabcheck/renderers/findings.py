@@ -162,6 +162,9 @@ def is_said(value: object, finding: FindingResult) -> bool:
     if isinstance(value, str):
         # A part of a sentence that begins with a space means nothing alone.
         return value in finding.message or value in finding.fix or value.startswith((" ", "(", ","))
+    if isinstance(value, (list, tuple)):
+        # Numbers in a list mean something by their order.
+        return bool(value) and all(isinstance(item, (str, list, tuple)) and is_said(item, finding) for item in value)
     if isinstance(value, (int, float)):
         forms = {fact(value)} if isinstance(value, int) else {fact(value), *(format(value, form) for form in _FORMS)}
         said = "|".join(map(re.escape, forms))
