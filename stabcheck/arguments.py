@@ -206,7 +206,14 @@ LogGradients = Annotated[
         metavar="PATH", help="Gradient norm of every parameter at every step (.csv or .jsonl).", rich_help_panel=_FILES
     ),
 ]
-Strict = Annotated[bool, typer.Option("--strict", help="Exit with 1 for warnings too.", rich_help_panel=_LOOK)]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        help="Exit with 1 for warnings too, with 2 for what did not fit --budget.",
+        rich_help_panel=_LOOK,
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the verdict, on one line.", rich_help_panel=_LOOK)]
 Verbose = Annotated[
     bool,

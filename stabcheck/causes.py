@@ -188,7 +188,7 @@ def _excused(result: CheckResult, results: Sequence[CheckResult]) -> CheckResult
     for finding in (f for r in results for f in r.findings if f.severity == "fail"):
         raised = _without_numbers(str(finding.evidence.get("raised") or ""))[:RAISED_LENGTH]
         if raised and raised in said:
-            reason = f"cannot run before {finding.code} is mended, which explains what was raised"
+            reason = f"{finding.code} explains what was raised: mend that first, then this check can run"
             status = status_of((), skip_reason=reason)
             return result.model_copy(
                 update={"error": None, "skip_reason": reason, "status": status, "summary": "skipped"}
@@ -210,6 +210,6 @@ def _marked(result: CheckResult, owner: dict[str, str]) -> CheckResult:
     reason = result.skip_reason
     if all(f.follows_from for f in findings) and result.error is None:
         causes = ", ".join(sorted({f.follows_from for f in findings if f.follows_from}))
-        reason = f"cannot be judged before {causes} is mended, which explains what it found"
+        reason = f"what it found follows from {causes}: mend that first, then this is judged anew"
     status = status_of(findings, error=result.error, skip_reason=reason)
     return result.model_copy(update={"findings": findings, "skip_reason": reason, "status": status})

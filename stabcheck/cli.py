@@ -1,7 +1,8 @@
 """The command line. It parses, prints and picks the exit code; with `publishing` and `console` it is the only part that
 writes, and alone the one that exits.
 
-Exit codes: 0 no check failed, 1 a check failed (`--strict`: or warned), 2 it cannot be said, 130 interrupted.
+Exit codes: 0 no check failed, 1 a check failed (`--strict`: or warned), 2 it cannot be said (`--strict`: or not of every
+check in the time), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -118,11 +119,11 @@ def run(
 
 @app.command("show-config")
 def show_config(target: given.Target = None, every: given.All = False, config: given.ConfigFile = None) -> None:
-    """Show what the configuration file makes of a run, and where it is."""
-    from stabcheck.planning import Given, plans, to_toml
+    """Show what the configuration file makes of a run, where it is and which targets it names."""
+    from stabcheck.planning import all_plans, to_toml
 
-    for plan in plans(target, Given(), config, every=every):
-        write(sys.stdout, to_toml(plan), utf8=True)
+    found, targets = all_plans(target, config, every=every)
+    write(sys.stdout, targets + "\n".join(map(to_toml, found)), utf8=True)
 
 
 @app.command()

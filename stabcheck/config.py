@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from stabcheck import thresholds
 from stabcheck.check import Check, Severity
@@ -67,6 +67,14 @@ class Whole(Settings):
     """The whole file: settings for every target, and named targets with settings of their own."""
 
     targets: dict[str, Settings] = {}
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _spelt_short(cls, targets: Any) -> Any:
+        """`name = "file.py:function"` is short for a table with a target and nothing else."""
+        if not isinstance(targets, dict):
+            return targets
+        return {name: {"target": own} if isinstance(own, str) else own for name, own in targets.items()}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import importlib.metadata
 import platform
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from stabcheck import recording as recordings
@@ -25,6 +25,10 @@ from stabcheck.report import STATUSES, CheckError, CheckResult, NotCheckedResult
 from stabcheck.selection import Selection
 from stabcheck.suppressions import suppress
 from stabcheck.version import __version__
+
+INTERRUPTED = CheckError(
+    blame="target", stage="interrupted", message="the run was interrupted before this check was done"
+)
 
 
 class Ledger:
@@ -112,6 +116,14 @@ class Ledger:
                 error = CheckError(blame="target", stage="trial", message=taken)
                 judged = Judged(failed(check, error), judged.not_checked)
             yield self._enter(judged)
+
+    def interrupted(self, results: Iterable[CheckResult], facts: Mapping[str, Any]) -> Report:
+        """The Report of a run that ended after `results`: every other check could not run."""
+        self._facts = dict(facts)
+        self._results = {result.id: result for result in results}
+        for check in self.selection.checks:
+            self._results.setdefault(check.id, failed(check, INTERRUPTED))
+        return self.report()
 
     def report(self) -> Report:
         """The Report; every check must have its result."""

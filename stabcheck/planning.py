@@ -110,6 +110,20 @@ def _plan(target: str | None, config: Config, given: Given) -> Plan:
     return Plan(name, config.file, settings.target or "", options, strict, named)
 
 
+def all_plans(target: str | None, file: Path | None = None, *, every: bool = False) -> tuple[list[Plan], str]:
+    """What the configuration file makes of `target`, or of every target where none is the default; and a comment that
+    lists the targets that it names.
+
+    Raises:
+        UsageError: as for `plans`.
+    """
+    config = configuration.find(Path.cwd(), file)
+    every = every or (target is None and config.settings.target is None and bool(config.targets()))
+    own = {name: one.target or config.settings.target for name, one in config.settings.targets.items()}
+    said = f"# targets: {', '.join(f'{name} ({target})' for name, target in own.items())}\n" if own else ""
+    return plans(target, Given(), file, every=every), said
+
+
 def to_toml(plan: Plan) -> str:
     """The plan as a table of TOML, with the file in a comment."""
     options = plan.options

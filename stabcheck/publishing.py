@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stabcheck.console import Look, OutputFile, StdoutToStderr, open_outputs, to_bytes, write
 from stabcheck.interrupts import Terminated
@@ -127,11 +127,13 @@ def listen(target: str, options: Options, shown: Shown, files: dict[str, OutputF
     from stabcheck import events as happened
     from stabcheck.catalog import RETIRED, everything
     from stabcheck.engine import events
+    from stabcheck.ledger import Ledger
     from stabcheck.selection import choose
 
-    checks = len(choose(everything(), options.select, options.ignore, RETIRED).checks)
+    selection = choose(everything(), options.select, options.ignore, RETIRED)
+    checks = len(selection.checks)
     results: list[CheckResult] = []
-    loaded = False
+    facts: dict[str, Any] | None = None
     try:
         with contextlib.ExitStack() as stack:
             if options.in_process:
@@ -143,15 +145,17 @@ def listen(target: str, options: Options, shown: Shown, files: dict[str, OutputF
                 display(event)
                 _write_event(event, files, shown)
                 if isinstance(event, happened.Loaded):
-                    loaded = True
+                    facts = event.facts
                 elif isinstance(event, happened.Recorded):
                     write_recorded(files, event.recording)
                 elif isinstance(event, happened.CheckFinished):
                     results.append(event.result)
                 elif isinstance(event, happened.Finished):
-                    return event.report, loaded
+                    return event.report, facts is not None
     except (KeyboardInterrupt, Terminated):
-        _say_partial(results, checks)
+        _say_partial(results, checks, are_written=bool(results and (files or shown.on_stdout)))
+        if results:
+            _write_reports(Ledger(target, options, selection).interrupted(results, facts or {}), files, shown)
         raise
     raise AssertionError("the last event is Finished")
 
@@ -278,9 +282,10 @@ def _tell_github(report: Report, shown: Shown) -> None:
             say(f"GITHUB_STEP_SUMMARY {page}: cannot be written ({error.strerror})")
 
 
-def _say_partial(results: Sequence[CheckResult], checks: int) -> None:
+def _say_partial(results: Sequence[CheckResult], checks: int, *, are_written: bool) -> None:
     """What is known when the run is interrupted."""
-    say(f"interrupted after {len(results)} of {checks} checks; no report was written")
+    report = "the report has these, the others as not run" if are_written else "no report was written"
+    say(f"interrupted after {len(results)} of {checks} checks; {report}")
     for result in results:
         summary = result.error.message if result.error else result.skip_reason or result.summary
         write(sys.stderr, clean(f"  {STATUS_WORDS[result.status]:5}  {result.id}: {summary}") + "\n")

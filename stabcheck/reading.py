@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stabcheck import stats
+from stabcheck.check import NotChecked
 from stabcheck.recording import Recording
 
 TAIL = 10
@@ -38,6 +39,13 @@ SCALE_FREE = {
     "Muon",
 }
 """Optimizers that divide the gradient's scale out, to which clipping by a constant factor does nothing."""
+
+
+LATER = NotChecked(
+    "spikes, divergence and overfitting later in the run",
+    "the first steps show no sign of them: compare both losses in the run",
+)
+"""What no trial can show. Several checks say so, in the same words, so that the report says it once."""
 
 
 def called(module: str | None, kinds: Mapping[str, str] | None = None) -> str:

@@ -158,9 +158,15 @@ def overall(checks: Sequence[CheckResult]) -> Literal["pass", "warn", "fail", "e
     return "pass"
 
 
+def out_of_time(check: CheckResult) -> bool:
+    """Whether the check was asked for, and skipped for lack of time only."""
+    return check.status == "skip" and "--budget" in (check.skip_reason or "")
+
+
 def exit_code(report: Report, *, strict: bool) -> int:
-    """0 no check failed, 1 a check failed (`strict`: or warned), 2 the verdict is incomplete."""
-    if report.status == "error":
+    """0 no check failed, 1 a check failed (`strict`: or warned), 2 the verdict is incomplete (`strict`: also where a check
+    did not fit the budget)."""
+    if report.status == "error" or (strict and any(out_of_time(check) for check in report.checks)):
         return 2
     return 1 if report.status == "fail" or (strict and report.status == "warn") else 0
 

@@ -76,6 +76,7 @@ REPORTS = {
     "fail": report(result("dying-relu", "fail"), result("eval-mode", "warn")),
     "error": report(result("dying-relu", "fail"), result("eval-mode", error=BROKEN)),
     "skip": report(result("dying-relu", skip_reason="it does not apply")),
+    "late": report(result("dying-relu"), result("eval-mode", skip_reason="did not fit --budget 5 s")),
 }
 
 
@@ -124,7 +125,7 @@ Output = pytest.CaptureFixture[str]
     ("outcome", "strict", "code"),
     [
         ("pass", False, 0), ("pass", True, 0), ("warn", False, 0), ("warn", True, 1), ("fail", False, 1),
-        ("fail", True, 1), ("error", False, 2), ("skip", False, 2),
+        ("fail", True, 1), ("error", False, 2), ("skip", False, 2), ("late", False, 0), ("late", True, 2),
     ],
 )  # fmt: skip
 def test_exit_code(outcome: str, strict: bool, code: int, fake: Engine, capsys: Output) -> None:
@@ -426,9 +427,9 @@ def test_our_own_fault_is_neither_0_nor_1(fake: Engine, capsys: Output) -> None:
     )
 
 
-def test_interrupt_tells_what_is_known_and_leaves_nothing(fake: Engine, capsys: Output) -> None:
+def test_interrupt_tells_what_is_known_and_writes_it(fake: Engine, capsys: Output) -> None:
     fake.events = [
-        Loaded(0.1, {}),
+        Loaded(0.1, {"device": "cpu"}),
         CheckFinished(result("eval-mode", "fail")),
         CheckFinished(result("clean-split", skip_reason="no \x1b[31mval_loader")),
         KeyboardInterrupt(),
@@ -439,12 +440,19 @@ def test_interrupt_tells_what_is_known_and_leaves_nothing(fake: Engine, capsys: 
     assert code == 130
     assert captured.out == ""
     assert captured.err.splitlines() == [
-        f"stabcheck: interrupted after 2 of {len(CATALOG)} checks; no report was written",
+        f"stabcheck: interrupted after 2 of {len(CATALOG)} checks; the report has these, the others as not run",
         "  FAIL   eval-mode: so it is",
         "  skip   clean-split: no \\x1b[31mval_loader",
     ]
     assert fake.closed
-    assert list(Path().iterdir()) == []
+    assert list(Path().iterdir()) == [Path("r.json")]
+    found = json.loads(Path("r.json").read_text())
+    statuses = {check["id"]: check["status"] for check in found["checks"]}
+    assert (found["status"], found["environment"]["device"]) == ("error", "cpu")
+    assert (statuses.pop("eval-mode"), statuses.pop("clean-split")) == ("fail", "skip")
+    assert set(statuses.values()) == {"error"}
+    assert len(statuses) == len(CATALOG) - 2
+    assert "interrupted before" in found["checks"][0]["error"]["message"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

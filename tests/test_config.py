@@ -226,6 +226,19 @@ def test_show_config_is_toml_that_means_the_same(runs: Runs, capsys: Any) -> Non
     }  # fmt: skip
 
 
+def test_a_target_may_be_spelt_short_and_is_listed(runs: Runs, capsys: Any) -> None:
+    write('seed = 3\n[targets]\ngood = "train.py:good"\nbad = {target = "train.py:bad", seed = 4}\n')
+    assert main(["show-config"]) == 0
+
+    shown = capsys.readouterr().out
+    assert shown.startswith("# targets: good (train.py:good), bad (train.py:bad)\n")
+    tables = tomllib.loads(shown)["targets"]
+    assert (tables["good"]["target"], tables["good"]["seed"]) == (f"{Path.cwd()}/train.py:good", 3)
+    assert (tables["bad"]["target"], tables["bad"]["seed"]) == (f"{Path.cwd()}/train.py:bad", 4)
+    assert main(["run", "good"]) == 0
+    assert [target for target, _ in runs] == [f"{Path.cwd()}/train.py:good"]
+
+
 KEYS = st.sampled_from(
     [
         "target",

@@ -22,7 +22,7 @@ from typing import Any
 
 from stabcheck import stats
 from stabcheck.check import Finding, Outcome, Rule, Skip, diagnosis
-from stabcheck.reading import GROWN, TAIL, called, is_bad_from_nowhere, progress
+from stabcheck.reading import GROWN, LATER, TAIL, called, is_bad_from_nowhere, progress
 from stabcheck.recording import CONSTANT_LEVEL, Recording
 
 DIVERGED = GROWN
@@ -110,7 +110,7 @@ def CHECK(recording: Recording) -> Outcome:  # noqa: N802
         outcome = outcome.but_not(
             "stability at the planned peak rate", f"the trial ran in the warm-up, at {share:.0%} of the peak at most"
         )
-    return outcome.but_not("divergence after the trial", "late divergence shows no sign in the first steps")
+    return outcome.but_not(LATER.what, LATER.why)
 
 
 def _overflow(recording: Recording) -> Finding | None:

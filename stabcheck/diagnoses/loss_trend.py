@@ -24,7 +24,7 @@ from typing import Any
 
 from stabcheck import stats
 from stabcheck.check import Finding, Outcome, Rule, Skip, diagnosis
-from stabcheck.reading import GROWN, TAIL, progress
+from stabcheck.reading import GROWN, LATER, TAIL, progress
 from stabcheck.recording import CONSTANT_LEVEL, Recording
 
 LEARNT = 0.3
@@ -92,7 +92,7 @@ def CHECK(recording: Recording) -> Outcome:  # noqa: N802
         else f"loss {state.first:.3g} to {state.last:.3g}, ±{scatter:.2g} from batch to batch"
     )
     outcome = Outcome(summary, (finding,) if finding else (), measured)
-    return outcome.but_not("spikes and divergence after the trial", f"it has {len(losses)} steps")
+    return outcome.but_not(LATER.what, LATER.why)
 
 
 def _scatter(losses: tuple[float, ...]) -> float:

@@ -46,7 +46,7 @@ DUPLICATES = Rule(
     "SC0302",
     "duplicate-samples",
     "fail",
-    message="{count:,} of {of:,} validation samples ({share:.1%}) are equal to a training sample; {comparison}; "
+    message="{count:,} of {of:,} validation samples ({share:.1%}) are equal to a training sample{comparison}; "
     "for example validation [{example[1]}] = training [{example[0]}]",
     fix="remove repetitions before splitting; oversample and augment only the training side, after the split",
 )
@@ -138,15 +138,24 @@ def duplicates(case: Case) -> Callable[[], None]:
     }
     if found.verdict is None:
         return nothing
-    comparison = f"the repetitions within each side would make it {found.expected:.0f}"
-    if found.expected > len(found.rows) / 2:
-        comparison = f"in training {found.copies_within:.1%} have a twin too: there were copies before the split"
+    expected = None if found.by_content else found.expected
+    equal = round(found.equal * case.of)
+    if found.by_content:
+        comparison = ", and not by chance"
+        if equal > len(found.rows):
+            comparison += f" ({equal:,} are equal to one, the others may well be so by chance)"
+        if found.copies_within:
+            comparison += (
+                f"; in training {found.copies_within:.1%} have such a twin too: the copies are from before the split"
+            )
+    else:
+        comparison = f", where the repetitions within each side would make it {found.expected:.0f}"
     pairs = case.pairs(found.twins, found.rows)
     facts: dict[str, Any] = {
         "comparison": comparison,
         "example": pairs[0],
         "pairs": pairs,
-        "expected": found.expected,
+        "expected": expected,
     }
     severity = found.verdict
 

@@ -98,7 +98,9 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
         raise Skip(f"{seen.optimizer} evaluates a closure at each step and accumulates nothing")
     parts = _parts(seen)
     if seen.declared == 1 and seen.gap == 1 and parts < 2:
-        raise Skip("no accumulation: accumulate_steps is 1, and train_step steps at every call with one backward pass")
+        raise Skip(
+            "no accumulation: accumulate_steps is 1, and every call of train_step steps on the gradients of its own batch"
+        )
     findings = tuple(_judge(seen, parts, bench.source(setup.train_step)))
     outcome = Outcome(findings[0].message if findings else _summary(seen, parts), findings, _measured(seen, parts))
     if seen.scale is None and not findings:

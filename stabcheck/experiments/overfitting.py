@@ -21,6 +21,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from stabcheck.check import Finding, Outcome, Rule, Skip, experiment
+from stabcheck.reading import LATER
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
@@ -77,7 +78,7 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     if targets:
         summary += f"; {trained / targets:.2g} trained parameters per target"
     outcome = Outcome(finding.message if finding else summary, (finding,) if finding else (), measured)
-    return outcome.but_not("overfitting itself", "it shows after epochs: compare both losses in the run")
+    return outcome.but_not(LATER.what, LATER.why)
 
 
 def _counts(session: Session) -> tuple[SampleCount, SampleCount, int | None, bool]:

@@ -64,8 +64,9 @@ UNSCALED = Rule(
     "SC2103",
     "float16-without-loss-scaling",
     "warn",
-    message="the loss is computed in float16 and not scaled: {flushed:.0%} of the gradient's elements underflow to zero "
-    "already at the start (cosine to the float32 gradient {cosine:.2f}), and gradients shrink during training",
+    message="the loss is computed in float16 and not scaled: {flushed:.0%} of the gradient's elements are too small for float16 "
+    "and become zero already at the start, more as gradients shrink in training (what is left has a cosine of {cosine:.2f} to "
+    "the float32 gradient, 1 is the same direction)",
     fix="scale the loss with torch.amp.GradScaler, or use bfloat16",
 )
 WRONG_DIRECTION = Rule(
@@ -73,7 +74,7 @@ WRONG_DIRECTION = Rule(
     "gradient-lost-in-half-precision",
     "fail",
     message="in {dtype} the gradient has another direction than in float32 (cosine {cosine:.2f}, {flushed:.0%} of its "
-    "elements underflow to zero), most of all for {location}",
+    "elements are too small for it and become zero), most of all for {location}",
     fix="compute differences of large numbers, sums over many terms and the loss in float32 (tensor.float()), and "
     "normalise inputs and targets before they are cast",
 )

@@ -31,6 +31,9 @@ FACTS = 8
 SINGLE = 30
 """Longest fact that shares a line with others."""
 
+_FORMS = (".0%", ".1%", ".2f", ".2g", ".3g", ".4g")
+"""How sentences write a number."""
+
 
 @dataclass(frozen=True)
 class Cause:
@@ -159,8 +162,13 @@ def is_said(value: object, finding: FindingResult) -> bool:
     if isinstance(value, str):
         # A part of a sentence that begins with a space means nothing alone.
         return value in finding.message or value in finding.fix or value.startswith((" ", "(", ","))
+    if isinstance(value, (list, tuple)):
+        # Numbers in a list mean something by their order.
+        return bool(value) and all(isinstance(item, (str, list, tuple)) and is_said(item, finding) for item in value)
     if isinstance(value, (int, float)):
-        return re.search(rf"(?<![\w.-]){re.escape(fact(value))}(?![\w.])", finding.message) is not None
+        forms = {fact(value)} if isinstance(value, int) else {fact(value), *(format(value, form) for form in _FORMS)}
+        said = "|".join(map(re.escape, forms))
+        return re.search(rf"(?<![\w.-])(?:{said})(?![\w%]|\.\d)", finding.message) is not None
     return value is None
 
 

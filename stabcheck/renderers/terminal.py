@@ -4,7 +4,7 @@ causes before what follows from them, the pictures, and what was not checked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stabcheck.renderers.docs import section
@@ -80,16 +80,20 @@ def verdict_line(report: Report, *, ascii: bool = False) -> str:
 
 def verdict_of(report: Report, found: Sequence[Cause]) -> str:
     """The verdict in one sentence, with the first cause in it."""
+    from stabcheck.report import out_of_time
+
     counts = {status: sum(check.status == status for check in report.checks) for status in STATUS_WORDS}
     ran = counts["pass"] + counts["warn"] + counts["fail"]
     if counts["error"]:
         broken = [check for check in report.checks if check.status == "error"]
         also = f", and {_count(counts['fail'], 'check')} failed" if counts["fail"] else ""
-        said = broken[0].error.message if broken[0].error else broken[0].summary
-        return f"No verdict: {_count(len(broken), 'check')} could not run{also} — {broken[0].id}: {clip(said)}"
+        error = broken[0].error
+        whose = "" if error is None else "your set-up, " if error.blame == "target" else "a fault of stabcheck, "
+        said = f"{error.stage}: {clip(error.message)}" if error else clip(broken[0].summary)
+        return f"No verdict: {_count(len(broken), 'check')} could not run{also} — {whose}{said}"
     if not ran:
         return "No verdict: nothing was checked."
-    late = sum("budget" in (check.skip_reason or "") for check in report.checks)
+    late = sum(map(out_of_time, report.checks))
     in_time = f", {late} of them for lack of time" if late else ""
     skipped = f" ({counts['skip']} skipped{in_time})" if counts["skip"] else ""
     if report.status == "pass":
@@ -133,22 +137,34 @@ def _write_table(paper: Paper, report: Report) -> None:
     # No padding, but columns that are wider: rich has changed what it pads.
     table = Table.grid()
     table.add_column(no_wrap=True, width=STATUS)
-    times = ["" if check.status == "skip" else seconds(check.duration_s) for check in report.checks]
+    rows = list(_alike(report.checks))
+    times = ["" if check.status == "skip" else seconds(check.duration_s) for check, _ in rows]
     if paper.width < SIDE_BY_SIDE:
         table.add_column(overflow="fold")
     else:
         table.add_column(overflow="fold", width=min(max(len(check.id) for check in report.checks), 24) + 2)
         table.add_column(overflow="fold", ratio=1)
         table.add_column(no_wrap=True, width=max(map(len, times)) + 2, justify="right", style="dim")
-    for check, took in zip(report.checks, times, strict=True):
+    for (check, alike), took in zip(rows, times, strict=True):
         status = paper.words((STATUS_WORDS[check.status], STATUS_STYLES[check.status]))
         name = paper.words((check.id, "bold" if check.status in {"fail", "warn", "error"} else ""))
-        summary = paper.words((_summary(check), "dim" if check.status == "skip" else ""))
+        also = f" (the same for {', '.join(alike)})" if alike else ""
+        summary = paper.words((_summary(check) + also, "dim" if check.status == "skip" else ""))
         if paper.width < SIDE_BY_SIDE:
             table.add_row(status, name.append("\n").append(summary))
         else:
             table.add_row(status, name, summary, took)
     paper.write(table)
+
+
+def _alike(checks: Sequence[CheckResult]) -> Iterator[tuple[CheckResult, list[str]]]:
+    """Each check with those after it that did not run for the very same reason, and are not shown again."""
+    groups: dict[object, list[CheckResult]] = {}
+    for check in checks:
+        reason = (check.status, _summary(check)) if check.status in {"skip", "error"} else check.id
+        groups.setdefault(reason, []).append(check)
+    for first, *others in groups.values():
+        yield first, [check.id for check in others]
 
 
 def _summary(check: CheckResult) -> str:
@@ -158,12 +174,18 @@ def _summary(check: CheckResult) -> str:
 
 
 def errors_of(report: Report) -> dict[CheckError, list[str]]:
-    """Every error once, with the checks that it kept from running."""
-    found: dict[CheckError, list[str]] = {}
+    """Every error once, with the checks that it kept from running. The way to the user's line may be another each time:
+    the shortest traceback is shown."""
+    groups: dict[tuple[str, str, str], list[tuple[CheckError, str]]] = {}
     for check in report.checks:
-        if check.error is not None:
-            found.setdefault(check.error, []).append(check.id)
-    return found
+        if (error := check.error) is not None:
+            groups.setdefault((error.blame, error.stage, error.message), []).append((error, check.id))
+    return {
+        min((error for error, _ in group), key=lambda error: (not error.traceback, len(error.traceback))): [
+            id for _, id in group
+        ]
+        for group in groups.values()
+    }
 
 
 def _write_error(paper: Paper, error: CheckError, ids: Sequence[str], *, verbose: bool) -> None:
@@ -171,7 +193,7 @@ def _write_error(paper: Paper, error: CheckError, ids: Sequence[str], *, verbose
     paper.write(paper.words((f"ERROR  {', '.join(ids)} could not run", STATUS_STYLES["error"])))
     paper.hang("What", paper.words(f"{error.stage}: {error.message}"), style="dim")
     if error.blame == "target":
-        blame = "This came out of the set-up under test, not out of stabcheck."
+        blame = "Your own code, or how it is called: this is no fault of stabcheck. Mend it where it is raised and run again."
     else:
         blame = "This is a fault of stabcheck, not of your set-up. Please report it with the output of -v."
     paper.hang("Who", paper.words(blame), style="dim")
@@ -188,7 +210,11 @@ def _write_trace(paper: Paper, trace: str, *, whole: bool) -> None:
 
 
 def _write_not_checked(paper: Paper, report: Report) -> None:
-    skipped = [(check.id, check.skip_reason or check.summary) for check in report.checks if check.status == "skip"]
+    skipped = [
+        (", ".join([check.id, *alike]), check.skip_reason or check.summary)
+        for check, alike in _alike(report.checks)
+        if check.status == "skip"
+    ]
     listed = {(one.what, one.why) for one in report.not_checked}
     rows = [*(row for row in skipped if row not in listed), *((one.what, one.why) for one in report.not_checked)]
     if not rows:

@@ -182,7 +182,7 @@ def failing() -> Report:
             "dying-relu",
             "61 of 64 units of encoder.layers.1.act are dead",
             dead,
-            skip_reason="cannot be judged before SC0701 is mended, which explains what it found",
+            skip_reason="what it found follows from SC0701: mend that first, then this is judged anew",
             duration_s=0.001,
         ),
         not_checked=(NotCheckedResult(what="groups across the split", why="no group_key given"),),

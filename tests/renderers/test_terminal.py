@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from report_samples import CATALOG, broken, failing, hostile, passing, report_of, result
 from rich.cells import cell_len
 
-from stabcheck.renderers.terminal import render, verdict_line, why
+from stabcheck.renderers.findings import is_said
+from stabcheck.renderers.terminal import errors_of, render, verdict_line, why
 from stabcheck.renderers.text import MIN_WIDTH
 from stabcheck.report import CheckError, CheckResult, FindingResult, NotCheckedResult, Report, SourceLine
 
@@ -97,7 +98,7 @@ def test_verdict_is_first_and_last() -> None:
     ("report", "expected"),
     [
         (passing(), "No fault found: 5 checks passed (1 skipped)."),
-        (broken(), "No verdict: 2 checks could not run — clean-split: KeyError: 'label'"),
+        (broken(), "No verdict: 2 checks could not run — your set-up, val_loader: KeyError: 'label'"),
         (report_of(), "No verdict: nothing was checked."),
         (report_of(result("clean-split", skip_reason="no val_loader")), "No verdict: nothing was checked."),
         (
@@ -105,7 +106,7 @@ def test_verdict_is_first_and_last() -> None:
                 result("eval-mode", "bad", FindingResult(code="SC0601", severity="fail", message="m", fix="f")),
                 result("clean-split", error=CheckError(blame="target", stage="s", message="boom")),
             ),
-            "No verdict: 1 check could not run, and 1 check failed — clean-split: boom",
+            "No verdict: 1 check could not run, and 1 check failed — your set-up, s: boom",
         ),
         (
             report_of(result("eval-mode", "odd", FindingResult(code="SC0601", severity="warn", message="m", fix="f"))),
@@ -157,7 +158,7 @@ def test_tracebacks_are_shortened_unless_asked_for() -> None:
 def test_blame_is_said() -> None:
     shown = render(broken(), width=120)
 
-    assert "This came out of the set-up under test, not out of stabcheck." in shown
+    assert "Your own code, or how it is called: this is no fault of stabcheck." in shown
     assert "This is a fault of stabcheck, not of your set-up." in shown
 
 
@@ -166,7 +167,39 @@ def test_one_error_of_many_checks_is_told_once() -> None:
     shown = render(report_of(*(result(id, error=error) for id in ("dying-relu", "eval-mode"))), width=120)
 
     assert shown.count("dying-relu, eval-mode could not run") == 1
-    assert shown.count("train_step: RuntimeError: boom") == 1
+    assert shown.count("What  train_step: RuntimeError: boom") == 1
+
+
+def test_the_same_error_on_another_way_is_no_other_error() -> None:
+    ways = {"dying-relu": "one\nway\n", "eval-mode": "way\n"}
+    errors = {
+        id: CheckError(blame="target", stage="train_step", message="RuntimeError: boom", traceback=way)
+        for id, way in ways.items()
+    }
+    report = report_of(*(result(id, error=error) for id, error in errors.items()))
+
+    assert errors_of(report) == {errors["eval-mode"]: ["dying-relu", "eval-mode"]}
+
+
+def test_checks_that_did_not_run_for_one_reason_share_a_line() -> None:
+    skips = [result(id, skip_reason="no optimizer given") for id in ("gradient-norms", "eval-mode", "dying-relu")]
+    shown = render(report_of(result("clean-split", "fine"), *skips), width=200)
+
+    assert "skip   gradient-norms  no optimizer given (the same for eval-mode, dying-relu)" in shown
+    assert "- gradient-norms, eval-mode, dying-relu: no optimizer given" in shown
+    assert shown.count("no optimizer given") == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(0.1214, True), (0.998, True), (7, True), (0.35, False), (12, False), (1.5e-3, True), (1, False)],
+)
+def test_a_fact_that_the_sentence_has_in_another_form_is_said(value: float, said: bool) -> None:
+    finding = FindingResult(
+        code="SC0601", severity="fail", message="12% are zero, cosine 1.00, of 7 layers 0.0015", fix="f"
+    )
+
+    assert is_said(value, finding) == said
 
 
 _text = st.text(st.characters(), max_size=40) | st.sampled_from(["[red]", "a" * 300, "日本語" * 20, "\x1b[2J", ""])

@@ -50,9 +50,7 @@ def errors(report: Report) -> Html | None:
     blocks = []
     for error, ids in errors_of(report).items():
         theirs = error.blame == "target"
-        blame = (
-            "This came out of the set-up under test." if theirs else "This is a fault of stabcheck: please report it."
-        )
+        blame = "Your own code, or how it is called." if theirs else "This is a fault of stabcheck: please report it."
         trace = error.traceback.rstrip()
         blocks.append(
             el(

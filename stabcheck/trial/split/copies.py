@@ -52,6 +52,8 @@ class Copies:
     rows: Array
     """Validation rows that the verdict is about, and for each an equal training row."""
     twins: Array
+    by_content: bool
+    """They are those that chance cannot have made equal; else all that are equal, label included."""
     repetitive: bool
     """Training holds copies of its own, so that a cause outside the two samples is likely: windows, groups."""
     expected: float
@@ -95,9 +97,10 @@ def copies(split: Split, fresh: Array) -> Copies:
     material = contents >= max(2, MATERIAL * shows * of)
 
     verdict: Literal["warn", "fail"] | None = None
+    by_content_alone = True
     chosen = inputs.rows[alone], inputs.twins[alone]
     if whole.distinct >= FEW and leaked >= max(MATERIAL * shows, DRIFT * natural) and by_rate <= SURE:
-        verdict, chosen = "fail", (whole.rows, whole.twins)
+        verdict, chosen, by_content_alone = "fail", (whole.rows, whole.twins), False
     elif material and not pairs and by_content <= UNUSUAL:
         verdict = "fail" if contents >= FEW and by_content <= LIKELY else "warn"
     elif material and (by_content <= CLEAR or contents >= max(FEW, REPETITIVE * shows * of)):
@@ -106,6 +109,7 @@ def copies(split: Split, fresh: Array) -> Copies:
         verdict=verdict,
         rows=fresh[chosen[0]],
         twins=chosen[1],
+        by_content=by_content_alone,
         repetitive=pairs > 0,
         expected=natural * of,
         equal=whole.share,
