@@ -29,7 +29,7 @@ RATE = ("SC0108", "SC0109", "SC12")
 """The rate looks wrong."""
 STILL = ("SC0107", "SC0207", "SC0704")
 """Weights stay where they are."""
-BROKEN = ("SC0104", "SC0111", "SC0201", "SC0202", "SC0205", "SC0206", "SC0611")
+BROKEN = ("SC0104", "SC0111", "SC0201", "SC0202", "SC0205", "SC0206", "SC0209", "SC0611")
 """Gradients or losses that are missing or no numbers."""
 FADED = ("SC07", "SC09", "SC11")
 """Layers without signal or gradient."""
@@ -80,6 +80,9 @@ EXPLAINS: tuple[Explains, ...] = (
         (*TRAINING, "SC0102", "SC14", "SC19"),
         "what does not reach the output, or reaches another sample's, cannot be learnt from",
     ),
+    Explains(
+        ("SC0208",), ("SC0202", "SC0209", *NO_FIT, *RATE, *FADED, "SC13", "SC19"), "what is thrown away has no effect"
+    ),
     # How it is trained: steps that are not those of the gradient.
     Explains(("SC2203",), ("SC1501", *TRAINING), "old gradients are part of each step within the window"),
     Explains(
@@ -116,6 +119,12 @@ EXPLAINS: tuple[Explains, ...] = (
     Explains(("SC1101", "SC1103"), TRAINING, "nothing passes where everything is saturated or masked"),
     Explains(("SC0206",), (*TRAINING, "SC10"), "a loss that is not a number trains nothing"),
     Explains(("SC0201",), (*NO_FIT, *RATE, *FADED, "SC08", "SC13"), "an infinite gradient turns the weights into NaN"),
+    Explains(("SC0901",), ("SC0209",), "a layer that never fires passes no gradient"),
+    Explains(
+        ("SC0202", "SC0209"),
+        (*NO_FIT, *RATE, "SC0107", *FADED, *TREND, "SC10"),
+        "where no gradient comes nothing is learnt",
+    ),
     Explains(("SC0207",), (*NO_FIT, *RATE, *FADED), "layers that start at zero and stay there pass no signal"),
     Explains(
         ("SC2301", "SC2302", "SC2303"), (*NO_FIT, "SC0703"), "a network without a bend fits what a single layer fits"

@@ -52,7 +52,7 @@ class Parameter:
     zero_at_start: bool
     constant_at_start: bool
     matters: bool | None
-    """Whether the loss changes when the parameter is disturbed; measured only where no gradient ever came."""
+    """Whether the loss changes when the parameter is disturbed; measured only where no gradient ever came, or only zeros."""
     grad_norm: tuple[float | None, ...]
     """Per step, as backward left it."""
     clipped_norm: tuple[float | None, ...]
@@ -101,12 +101,25 @@ class Rectifier:
 
 @dataclass(frozen=True)
 class Recurrence:
-    """How far back in time the gradient of a recurrent module's last state reaches."""
+    """How far back in time the gradient of the states that the loss looks at reaches in a recurrent module."""
 
     module: str
     kind: str
     at_end: tuple[float, ...]
-    """ln of the norm of d(last state)/d(input at t), t = 0 .. T-1, with the weights after the trial."""
+    """ln of the norm of d(these states)/d(input at t), t = 0 .. T-1, with the weights after the trial."""
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A trainable module that runs in the forward and never gets a gradient, because nothing takes what comes of it."""
+
+    module: str
+    last: str
+    """The module around it whose whole output is thrown away, or itself."""
+    by: str
+    """The module whose forward throws it away; "" is the model itself, or what calls it."""
+    fits: bool
+    """A tensor of the shape that was thrown away went on in its place."""
 
 
 @dataclass(frozen=True)
@@ -204,6 +217,7 @@ class Recording:
     """Key of the set-up -> the user's line that it comes from; "entry" is the entry function."""
     kinds: dict[str, str] = field(default_factory=dict)
     """Path of a module that ends in a number -> its class."""
+    dropped: tuple[Dropped, ...] = ()
     rank: int = 0
     version: int = RECORDING_VERSION
 

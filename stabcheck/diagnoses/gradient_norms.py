@@ -22,7 +22,8 @@ import math
 
 from stabcheck import profiles, stats
 from stabcheck.check import Finding, Outcome, Rule, Skip, diagnosis
-from stabcheck.reading import SCALE_FREE, called, is_bad_from_nowhere, largest_update, progress
+from stabcheck.diagnoses import _gradient_norms_missing as _missing
+from stabcheck.reading import SCALE_FREE, is_bad_from_nowhere, largest_update, progress
 from stabcheck.recording import CONSTANT_LEVEL, OPTIMIZER_STEPS, Parameter, Recording
 
 STRANGLED = 100.0
@@ -35,7 +36,6 @@ SETTLED = 10
 """Steps before this are the start, where norms change for good reason."""
 SPIKE = 30.0
 """A norm so many times the median after the start."""
-
 NON_FINITE = Rule(
     "SC0201",
     "non-finite-gradient",
@@ -43,16 +43,6 @@ NON_FINITE = Rule(
     "the gradient of {location} is infinite or NaN at step {step}, while the loss is still finite ({loss:.3g})",
     "look for sqrt, log, norm, division or acos at 0 on the way from {location} to the loss, and add a small constant inside "
     "it (sqrt(x + 1e-12)); torch.autograd.set_detect_anomaly(True) names the line",
-)
-CUT_OFF = Rule(
-    "SC0202",
-    "cut-graph",
-    "fail",
-    "{count} parameter(s) of {at} never get a gradient, although the loss depends on them: the graph is cut between "
-    "{at} and the loss",
-    "remove the .detach(), .data, .item(), torch.tensor(...) or torch.no_grad() that {at}'s output passes; if it is meant, "
-    "set requires_grad=False on {at} and leave it out of the optimizer",
-    why="A parameter that is cut off keeps its random start while the run looks normal.",
 )
 STRANGLING = Rule(
     "SC0203",
@@ -95,22 +85,14 @@ BAD_LOSS = Rule(
     "a count of 0, targets that do not fit the outputs (as CTC with fewer frames than labels)",
     about=("compute_loss", "loss_fn", "train_step", "model"),
 )
-STUCK = Rule(
-    "SC0207",
-    "stuck-at-zero",
-    "fail",
-    "{count} weight(s) of {at} start at zero and their gradient is exactly zero at every one of {steps} steps: what they "
-    "are multiplied with is zero as well, so they can never move",
-    "initialise one of the two factors with small random values: one zero-initialised layer or gate opens by itself, two in "
-    "a row never do",
-    why="A weight that stays zero does nothing, while the run looks normal.",
-)
 
 
 @diagnosis(
     title="Gradient norms",
     about=("model",),
-    rules=(NON_FINITE, CUT_OFF, STRANGLING, SPIKES, BAD_INPUT, BAD_LOSS, STUCK),
+    rules=tuple(
+        sorted((NON_FINITE, STRANGLING, SPIKES, BAD_INPUT, BAD_LOSS, *_missing.RULES), key=lambda rule: rule.code)
+    ),
     reads=(OPTIMIZER_STEPS, CONSTANT_LEVEL),
 )
 def CHECK(recording: Recording) -> Outcome:  # noqa: N802
@@ -120,18 +102,17 @@ def CHECK(recording: Recording) -> Outcome:  # noqa: N802
         raise Skip("no gradient was seen in any step of the trial")
     findings = [
         *_non_finite(recording),
-        *_cut_off(recording),
-        *_stuck(recording),
+        *_missing.judge(recording),
         *_clipping(recording),
         *_spikes(recording),
     ]
-    silent = [p for p in recording.parameters if _never(p)]
+    silent = [p for p in recording.parameters if _missing.never(p)]
     frozen = [p.name for p in silent if not p.trainable]
     unused = [p.name for p in silent if p.trainable and p.matters is not True]
     finite = [t for t in totals if t is not None and math.isfinite(t)]
     measured = {
         "steps": [s.index for s in recording.steps], "total": totals, "clipped": [s.clipped_norm for s in recording.steps],
-        "parameters": [_row(p) for p in recording.parameters if not _never(p)], "frozen": frozen, "unused": unused,
+        "parameters": [_row(p) for p in recording.parameters if not _missing.never(p)], "frozen": frozen, "unused": unused,
         "clip_threshold": _threshold(recording), "suggested_clip": stats.quantile(finite, 0.9) if finite else None,
         "trial": profiles.trial(recording), "by_layer": profiles.gradients(recording), "updates": profiles.updates(recording),
     }  # fmt: skip
@@ -144,10 +125,6 @@ def CHECK(recording: Recording) -> Outcome:  # noqa: N802
     if findings:
         summary = findings[0].message
     return Outcome(summary, tuple(findings), measured)
-
-
-def _never(parameter: Parameter) -> bool:
-    return all(v is None for v in (*parameter.grad_norm, *parameter.clipped_norm))
 
 
 def _row(parameter: Parameter) -> dict[str, object]:
@@ -177,43 +154,6 @@ def _non_finite(recording: Recording) -> list[Finding]:
         return []
     loss = recording.steps[step].loss
     return [NON_FINITE.at(where, step=step, loss=math.nan if loss is None else loss)]
-
-
-def _cut_off(recording: Recording) -> list[Finding]:
-    """One finding for each outermost module whose parameters are all cut off."""
-    cut = [p for p in recording.parameters if p.trainable and p.optimized and p.matters is True and _never(p)]
-    modules: dict[str, int] = {}
-    for parameter in cut:
-        modules[parameter.module] = modules.get(parameter.module, 0) + 1
-    return [
-        CUT_OFF.at(module or None, at=called(module, recording.kinds), count=count)
-        for module, count in list(modules.items())[:5]
-    ]
-
-
-def _stuck(recording: Recording) -> list[Finding]:
-    """One finding for each of the first few modules whose zero weights never get a gradient other than zero."""
-    modules: dict[str, int] = {}
-    for p in recording.parameters:
-        values = [v for v in p.grad_norm if v is not None]
-        if (
-            p.zero_at_start
-            and p.trainable
-            and p.optimized
-            and len(p.shape) >= 2
-            and len(values) >= SETTLED
-            and not any(values)
-        ):
-            modules[p.module] = modules.get(p.module, 0) + 1
-    return [
-        STUCK.at(
-            module or None,
-            at=called(module, recording.kinds),
-            count=count,
-            steps=len(recording.steps),
-        )
-        for module, count in list(modules.items())[:5]
-    ]
 
 
 def _clipping(recording: Recording) -> list[Finding]:

@@ -40,6 +40,8 @@ DESTROYED = 0.5
 goes where it should. Autocast in bfloat16 keeps .99 and more."""
 ROUNDED_AWAY = 0.5
 """Share of the planned movement that is lost: the run moves its weights by less than half of what it means to."""
+UNDERFLOWN = 0.5
+"""Share of the gradient, by absolute value, in elements that are zero in float16 alone: most of it is not there at all."""
 POINTS = 16
 """Of the schedule at which rounding is looked at."""
 
@@ -146,6 +148,8 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     scaling = _scaling(bench, recording)
     findings += _eps(recording, weights)
     if not scaling and not findings:
+        findings += _underflow(bench, recording, dtype, measured, notes)
+    if not scaling and not findings:
         findings += _gradients(bench, recording, dtype, measured, notes)
     elif scaling and scaling[0].code == SKIPS.code:
         scaling = _behind_skips(bench, recording, dtype) or scaling
@@ -194,6 +198,31 @@ def _eps(recording: Recording, weights: list[str]) -> list[Finding]:
         if facts.is_torch and adaptive and weights[:1] == ["float16"] and eps < 2.0**-25 and broken:
             return [EPS.at(kind=facts.kind, eps=eps)]
     return []
+
+
+def _underflow(
+    bench: Bench, recording: Recording, dtype: str, measured: dict[str, Any], notes: list[NotChecked]
+) -> list[Finding]:
+    """What the user's own step loses under autocast, in one batch: its loss may be another than the set-up's."""
+    from stabcheck.trial.precision.own_step import underflow
+
+    setup, facts = bench.shared().setup, recording.precision
+    if setup.train_step is None or dtype != "float16" or "float16" not in facts.autocast or facts.scaled:
+        return []
+    try:
+        found = underflow(bench)
+    except (UserCodeError, Skip, RuntimeError) as error:
+        notes.append(
+            NotChecked("the step's own gradient against the one in float32", " ".join(str(error).split())[:200])
+        )
+        return []
+    if found is None:
+        return []
+    measured |= {"step_flushed": found.flushed, "step_lost": found.lost}
+    if found.lost < UNDERFLOWN:
+        return []
+    source = bench.source(setup.train_step)
+    return [UNSCALED.at(source=source, severity="fail", dtype=dtype, cosine=found.cosine, flushed=found.flushed)]
 
 
 def _gradients(

@@ -7,6 +7,7 @@ calls them and under whatever name they were imported. It keeps norms on the dev
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -30,6 +31,11 @@ class LoopSpy:
         self.autocast: dict[str, None] = {}
         """Half-precision types of the autocast regions that were entered, in order."""
         self._in_scaler = False
+        self._left = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        self._reached: set[str] = set()
+        self._hooked: set[int] = set()
+        self._handles: list[Any] = []
+        self._is_watching = False
         self.on_backward: Callable[[torch.Tensor], None] | None = None
         """Called with the root of each backward pass, before it, while the graph is alive."""
         self.begin()
@@ -48,6 +54,8 @@ class LoopSpy:
         """A GradScaler kept the optimizer from stepping."""
         self.around_scaler = False
         """The loss was scaled, and the optimizer stepped without the GradScaler."""
+        if self._is_watching:
+            self._hook()
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -58,6 +66,9 @@ class LoopSpy:
         hook = register_optimizer_step_pre_hook(self._before_step)
         with contextlib.ExitStack() as stack:
             stack.callback(hook.remove)
+            stack.callback(self._unhook)
+            self._is_watching = True
+            self._hook()
             stack.enter_context(replaced(autograd, "backward", self._backward))
             stack.enter_context(replaced(clip, "_clip_grads_with_norm_", self._clip))
             stack.enter_context(replaced(scaler, "scale", self._scale))
@@ -113,8 +124,29 @@ class LoopSpy:
             self.autocast[str(region.fast_dtype).removeprefix("torch.")] = None
         return passed_on(original, *args, **kwargs)
 
+    def _hook(self) -> None:
+        """Notes which parameters backward reaches: what it does not reach may still hold the gradient of a training that
+        ended before."""
+        for name, p in self.model.named_parameters():
+            if name in self._left and p.requires_grad and id(p) not in self._hooked:
+                self._hooked.add(id(p))
+                self._handles.append(p.register_hook(functools.partial(self._bring, name)))
+
+    def _unhook(self) -> None:
+        self._is_watching = False
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._hooked.clear()
+
+    def _bring(self, name: str, gradient: torch.Tensor) -> None:
+        self._reached.add(name)
+
+    def _is_old(self, name: str, gradient: torch.Tensor) -> bool:
+        return self._left.get(name) is gradient and name not in self._reached
+
     def _gradients(self, parameters: Iterator[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        there = [(name, p.grad) for name, p in parameters if p.grad is not None]
+        there = [(name, p.grad) for name, p in parameters if p.grad is not None and not self._is_old(name, p.grad)]
         return dict(zip([name for name, _ in there], norms([grad for _, grad in there]), strict=True))
 
 

@@ -15,10 +15,11 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from stabcheck.check import Skip
-from stabcheck.recording import CONSTANT_LEVEL, OPTIMIZER_STEPS, Clipping, PrecisionFacts, Recording
+from stabcheck.recording import CONSTANT_LEVEL, OPTIMIZER_STEPS, Clipping, Dropped, PrecisionFacts, Recording
 from stabcheck.trial import batches, norms, records, yardsticks
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.disturbance import matters
+from stabcheck.trial.dropped import dropped
 from stabcheck.trial.loop_spy import LoopSpy
 from stabcheck.trial.modes import held_by
 from stabcheck.trial.probes import RectifierProbe, SignalProbe, SignalReading
@@ -165,12 +166,13 @@ class _Trial:
         if not self.spy.optimizers:
             self.not_recorded.append((OPTIMIZER_STEPS, "no torch.optim.Optimizer of this model stepped in the trial"))
         steps = records.step_records(self.steps, raw, seen)
+        matters = self._matters(raw, seen)
         signals = records.signal_records(self.signals)
         parameters = records.parameter_records(
             self.model, raw, seen, records.table(self.weights), records.table(self.updates),
             counts=(len(steps), len(self.sampled)), at_start=self.at_start,
             held=held_by(*known, setup.optimizer),
-            matters=self._matters(raw, seen),
+            matters=matters,
         )  # fmt: skip
         bench.tell(None, "measuring the loss's own levels")
         levels = yardsticks.measure(session, self.kept_batches, bench.seed)
@@ -192,19 +194,20 @@ class _Trial:
                 last_scale=float(self.last_scale) if self.last_scale is not None else None,
                 skipped=tuple(self.scaling["skipped"]), around_scaler=tuple(self.scaling["around_scaler"]),
             ),
+            dropped=self._dropped(matters, raw, seen),
             failure=self.failure, sources=bench.sources,
             not_recorded=tuple(self.not_recorded), places=bench.places, kinds=bench.kinds,
         )  # fmt: skip
 
     def _matters(self, raw: dict[str, records.Column], seen: dict[str, records.Column]) -> dict[str, bool | None]:
-        """Whether the loss depends on the parameters that no gradient reached though their module ran. One parameter
-        speaks for its module."""
+        """Whether the loss depends on the parameters that no gradient reached, or none but zeros, though their module ran.
+        One parameter speaks for its module."""
         silent = [
             (name, p)
             for name, p in self.model.named_parameters()
             if p.requires_grad
             and name.rpartition(".")[0] in self.signal_probe.called
-            and records.never_reached(name, raw, seen)
+            and (records.never_reached(name, raw, seen) or records.always_zero(name, raw))
         ]
         found: dict[str, bool | None] = {}
         modules: dict[str, bool | None] = {}
@@ -214,6 +217,18 @@ class _Trial:
                 modules[module] = matters(self.session, p, self.kept_batches[0], self.bench.seed, self.spy.optimizers)
             found[name] = modules.get(module)
         return found
+
+    def _dropped(
+        self, matters: dict[str, bool | None], raw: dict[str, records.Column], seen: dict[str, records.Column]
+    ) -> tuple[Dropped, ...]:
+        whole: dict[str, bool] = {}
+        for name, p in self.model.named_parameters():
+            silent = not p.requires_grad or (matters.get(name) is False and records.never_reached(name, raw, seen))
+            module = name.rpartition(".")[0]
+            whole[module] = whole.get(module, True) and silent
+        wanted = {name.rpartition(".")[0] for name in matters}
+        names = [module for module, silent in whole.items() if silent and module in wanted]
+        return dropped(self.session, names, self.kept_batches[0], self.bench.seed)
 
     def _warmup_share(self) -> float | None:
         rates = [max(s["lr"]) for s in self.steps if s["lr"]]

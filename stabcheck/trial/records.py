@@ -43,6 +43,12 @@ def never_reached(name: str, raw: dict[str, Column], seen: dict[str, Column]) ->
     return all(v is None for v in [*raw.get(name, []), *seen.get(name, [])])
 
 
+def always_zero(name: str, raw: dict[str, Column]) -> bool:
+    """Whether backward brought the parameter a gradient in several steps, and it was exactly zero in each."""
+    there = [v for v in raw.get(name, []) if v is not None]
+    return len(there) > 1 and not any(there)
+
+
 def parameter_records(
     model: nn.Module,
     raw: dict[str, Column],

@@ -19,7 +19,8 @@ MAX_MODULES = 8
 
 
 def recurrences(session: Session, kept: list[Any], seed: int) -> tuple[Recurrence, ...]:
-    """For every nn.RNN, LSTM and GRU: ln |d(r·last state)/d(input at t)| for random r, with the weights as they are."""
+    """For every nn.RNN, LSTM and GRU: ln |d(r·states)/d(input at t)| for random r, with the weights as they are. The states
+    are those of the time steps that the loss looks at: the last one, or all where there is a target at each."""
     model = session.model
     kinds = {name: type(module).__name__ for name, module in model.named_modules() if isinstance(module, nn.RNNBase)}
     if not kinds or not kept:
@@ -30,26 +31,41 @@ def recurrences(session: Session, kept: list[Any], seed: int) -> tuple[Recurrenc
 
 
 def _profiles(session: Session, batch: Any, seed: int) -> dict[str, tuple[float, ...]]:
-    found: dict[str, tuple[float, ...]] = {}
+    calls: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def probe(name: str) -> Any:
         def read(module: nn.RNNBase, args: Any, kwargs: Any, output: Any) -> None:
             given = args[0] if args else kwargs.get("input")
-            if name in found or not isinstance(given, torch.Tensor) or given.dim() != 3:
-                return
-            with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
-                x = given.detach().clone().requires_grad_()
-                # forward, not __call__: hooks must not see this.
-                out = module.forward(x)[0]
-                last = out[:, -1] if module.batch_first else out[-1]
-                gradient = torch.autograd.grad((last * torch.randn_like(last)).sum(), x)[0]
-            axes = (0, 2) if module.batch_first else (1, 2)
-            found[name] = tuple(torch.linalg.vector_norm(gradient.double(), dim=axes).log().tolist())
+            if name not in calls and isinstance(given, torch.Tensor) and given.dim() == 3:
+                calls[name] = given.detach().clone(), output[0]
 
         return read
 
-    modules = [(n, m) for n, m in session.model.named_modules() if isinstance(m, nn.RNNBase)][:MAX_MODULES]
-    hooks = (module.register_forward_hook(probe(name), with_kwargs=True) for name, module in modules)
-    with attached(hooks), kept_rng(seed), contextlib.suppress(UserCodeError), torch.no_grad():
-        session.loss(batch)
-    return found
+    modules = dict([(n, m) for n, m in session.model.named_modules() if isinstance(m, nn.RNNBase)][:MAX_MODULES])
+    hooks = (module.register_forward_hook(probe(name), with_kwargs=True) for name, module in modules.items())
+    loss = None
+    with attached(hooks), kept_rng(seed), contextlib.suppress(UserCodeError), torch.enable_grad():
+        loss = session.loss(batch)
+    return {name: _profile(modules[name], x, _looked_at(loss, out)) for name, (x, out) in calls.items()}
+
+
+def _looked_at(loss: torch.Tensor | None, out: torch.Tensor) -> torch.Tensor | None:
+    """Where the loss depends on the sequence of states, as a mask of its shape without features; None if nowhere, as when
+    only the final state is used."""
+    if loss is None or not loss.requires_grad or not out.requires_grad:
+        return None
+    (gradient,) = torch.autograd.grad(loss, out, retain_graph=True, allow_unused=True)
+    mask = (gradient != 0).any(-1) if gradient is not None else None
+    return mask if mask is not None and bool(mask.any()) else None
+
+
+def _profile(module: nn.RNNBase, x: torch.Tensor, mask: torch.Tensor | None) -> tuple[float, ...]:
+    with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
+        x = x.requires_grad_()
+        # forward, not __call__: hooks must not see this.
+        out = module.forward(x)[0]
+        last = out[:, -1] if module.batch_first else out[-1]
+        looked_at = last if mask is None else out[mask.to(out.device)]
+        gradient = torch.autograd.grad((looked_at * torch.randn_like(looked_at)).sum(), x)[0]
+    axes = (0, 2) if module.batch_first else (1, 2)
+    return tuple(torch.linalg.vector_norm(gradient.double(), dim=axes).log().tolist())

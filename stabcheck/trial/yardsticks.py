@@ -27,7 +27,7 @@ from stabcheck.trial.autograd_graph import nodes_behind
 from stabcheck.trial.batches import map_tensors, tensors
 from stabcheck.trial.hooks import attached
 from stabcheck.trial.losses import scalar, split
-from stabcheck.trial.minimise import FORWARD_EFFORT, minimise
+from stabcheck.trial.minimise import FORWARD_EFFORT, Lowest, minimise
 from stabcheck.trial.modes import undisturbed
 from stabcheck.trial.probes import own_parameters
 from stabcheck.trial.rng import kept_rng
@@ -102,25 +102,29 @@ def _of_outputs(session: Session, batches: list[Any], seed: int, shapes: Shapes)
                 losses.append(scalar(loss_fn(given, targets), "loss_fn").float())
         return torch.stack(losses).mean()
 
-    spread = _spread(floats)
     everything, first = range(len(pairs)), range(1)
     with torch.no_grad():
         zero = float(evaluate([torch.zeros_like(shapes(t)[0]) for t in floats], everything))
     inside = [domain is not _identity for domain in domains]
-    lowest: list[float] = []
+    lowest: list[Lowest] = []
     for variant in range(max(len(shapes(t)) for t in floats)):
         filled = [shapes(t)[min(variant, len(shapes(t)) - 1)] for t in floats]
         start = [torch.zeros_like(c) if mapped else c for c, mapped in zip(filled, inside, strict=True)]
         try:
-            level = minimise(lambda free: evaluate(free, everything), start, spread)
-            if level is None or level >= zero:  # from far away the line search may not find the way back
-                level = minimise(lambda free: evaluate(free, everything), [torch.zeros_like(t) for t in start], spread)
+            found = minimise(lambda free: evaluate(free, everything), start)
+            if found.value is None or found.value >= zero:  # from far away the line search may not find the way back
+                found = minimise(lambda free: evaluate(free, everything), [torch.zeros_like(t) for t in start])
         except RuntimeError:  # batches of different length do not share this shape
             continue
-        lowest += [level] if level is not None else []
-    constant = _lower(min(lowest, default=None), zero)
+        lowest += [found] if found.value is not None else []
+    best = min(lowest, key=lambda one: one.value or 0.0, default=Lowest(None, []))
+    constant = _lower(best.value, zero)
     start = [torch.zeros_like(t, dtype=torch.float32) if m else _finite(t) for t, m in zip(floats, inside, strict=True)]
-    oracle = minimise(lambda free: evaluate(free, first), start, spread, enough=_enough(constant))
+    oracle = minimise(lambda free: evaluate(free, first), start, enough=_enough(constant)).value
+    if best.point and (oracle is None or oracle >= _barely_below(constant)):
+        # Outputs of another size than the targets are far away; the best constant has the size of the targets.
+        near = [c.expand_as(t).clone() for c, t in zip(best.point, floats, strict=True)]
+        oracle = _lower(minimise(lambda free: evaluate(free, first), near, enough=_enough(constant)).value, oracle)
     return constant, zero, _lower(oracle, constant)
 
 
@@ -140,13 +144,12 @@ def _enough(constant: float | None) -> float:
     return 1e-3 * constant if constant is not None and constant > 0 else -math.inf
 
 
+def _barely_below(constant: float | None) -> float:
+    return constant - 1e-2 * abs(constant) if constant is not None else math.inf
+
+
 def _finite(tensor: torch.Tensor) -> torch.Tensor:
     return torch.nan_to_num(tensor.detach().float(), nan=0.0, posinf=0.0, neginf=0.0)
-
-
-def _spread(outputs: list[torch.Tensor]) -> float:
-    spread = max((float(t.detach().float().std()) for t in outputs if t.numel() > 1), default=1.0)
-    return spread if math.isfinite(spread) else 1.0
 
 
 def domain_of(outputs: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -197,14 +200,13 @@ def _of_forward(session: Session, batches: list[Any], seed: int) -> Levels:
         hooks = {m: _holding(iter([next(values) for _ in calls])) for m, calls in heads.items()}
         return loss_with(hooks, batches[:1])
 
-    spread = _spread(own)
     zeros = [torch.zeros_like(c) for c in shared.values()]
     with torch.enable_grad():
         zero = float(constant_loss(zeros).detach())
-    constant = _lower(minimise(constant_loss, [*shared.values()], spread, FORWARD_EFFORT), zero)
+    constant = _lower(minimise(constant_loss, [*shared.values()], FORWARD_EFFORT).value, zero)
     if constant == zero and math.isfinite(zero):
-        constant = _lower(minimise(constant_loss, zeros, spread, FORWARD_EFFORT), zero)
-    oracle = minimise(free_loss, own, spread, FORWARD_EFFORT, enough=_enough(constant))
+        constant = _lower(minimise(constant_loss, zeros, FORWARD_EFFORT).value, zero)
+    oracle = minimise(free_loss, own, FORWARD_EFFORT, enough=_enough(constant)).value
     return constant, zero, _lower(oracle, constant)
 
 

@@ -225,3 +225,31 @@ def test_a_schedule_that_ends_low_loses_more_than_its_peak(make_bench: MakeBench
     measured = judge(make_bench, setup).measurements
 
     assert measured["lost_at_peak"] < measured["lost_over_run"] < measured["lost_at_end"]
+
+
+@pytest.mark.parametrize(("weight", "severity"), [(1e-6, "fail"), (1e-8, "fail"), (1.0, "warn")])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_gradient_of_the_steps_own_loss_may_underflow(
+    make_bench: Any, weight: float, severity: str, seed: int
+) -> None:
+    def setup() -> dict[str, Any]:
+        x = torch.randn(128, 16)
+        model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Dropout(0.2), nn.Linear(64, 4))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+
+        def train_step(batch: Any) -> torch.Tensor:
+            optimizer.zero_grad()
+            with torch.autocast("cpu", dtype=torch.float16):
+                loss = F.cross_entropy(model(batch[0]), batch[1])
+            (loss * weight).backward()
+            optimizer.step()
+            return loss.detach()
+
+        loader = DataLoader(TensorDataset(x, x[:, :4].argmax(1)), batch_size=32)
+        return {"model": model, "train_loader": loader, "loss_fn": F.cross_entropy, "optimizer": optimizer,
+                "train_step": train_step}  # fmt: skip
+
+    bench = make_bench(setup, seed=seed)
+    bench.recording = record_trial(bench, steps=5)
+
+    assert [(f.code, f.severity) for f in CHECK.run(bench).findings] == [("SC2103", severity)]

@@ -135,3 +135,29 @@ def test_a_loss_inside_the_step_is_reported_as_unknown(make_bench: Any) -> None:
 
     assert found.constant is None
     assert "train_step" in found.note
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("loss_fn", [nn.MSELoss(), nn.L1Loss()])
+def test_levels_grow_with_the_scale_of_outputs_targets_and_loss(make_bench: Any, scale: float, loss_fn: Any) -> None:
+    def in_units(size: float, factor: float) -> list[float]:
+        torch.manual_seed(0)
+        x, y = torch.randn(16, 3), torch.randn(16, 2) * size
+        model = nn.Sequential(nn.Linear(3, 2), Scaled(size))
+        found = levels(make_bench, model=model, train_loader=loader(x, y), loss_fn=lambda o, t: factor * loss_fn(o, t))
+        unit = factor * (size**2 if isinstance(loss_fn, nn.MSELoss) else size)
+        return [value / unit for value in (found.constant, found.zero, found.oracle) if value is not None]
+
+    plain, other = in_units(1.0, 1.0), in_units(scale, 1e-3 / scale)
+    assert other[:2] == pytest.approx(plain[:2], rel=1e-2)
+    assert plain[2] < 0.05 * plain[0]
+    assert other[2] < 0.05 * other[0]
+
+
+class Scaled(nn.Module):
+    def __init__(self, size: float) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.size * x

@@ -5,11 +5,8 @@ A layer in a plain list works in forward() and is in neither `parameters()` nor 
 
 from __future__ import annotations
 
-import functools
 import gc
-import types
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +15,9 @@ from torch import nn
 
 from stabcheck.trial.batches import tensors
 from stabcheck.trial.loop.ownership import is_drawn, looks_fresh, reaches
+from stabcheck.trial.nested import Item, inside
 from stabcheck.trial.session import Session
 
-DEEPEST = 4
-"""Containers and objects within each other that are looked into, from a module's attribute on."""
-MOST_VISITED = 50_000
 MOSTLY = 0.5
 """Share of the numbers that must look as drawn: a pretrained network that is hidden on purpose, so that no checkpoint
 holds it, has a tiny layer here and there that could be taken for fresh."""
@@ -50,21 +45,17 @@ def hidden(session: Session, batch: Any, suspects: Sequence[torch.Tensor]) -> li
         return []
     left = {id(t): t for t in suspects}
     found = []
-    for (owner, name, inside), items in _kept_by(session.model, left).items():
+    for (owner, name, kept_in), items in _kept_by(session.model, left).items():
         for tensor, _ in items:
             left.pop(id(tensor), None)
         if _is_fresh(items):
-            found.append(Hidden(owner, name, inside, len(items), tuple(items[0][0].shape)))
+            found.append(Hidden(owner, name, kept_in, len(items), tuple(items[0][0].shape)))
     # What the model does not keep may be there for another purpose: only what builds on trained parts belongs to it.
     others = {key: t for key, t in left.items() if isinstance(t, nn.Parameter)}
     for module, items in _built_on(session, batch, _modules_of(others)).items():
         if _is_fresh(items):
             found.append(Hidden(None, type(module).__name__, "", len(items), tuple(items[0][0].shape)))
     return found
-
-
-Item = tuple[torch.Tensor, nn.Module | None]
-"""A tensor and the module whose parameter it is."""
 
 
 def _is_fresh(items: Sequence[Item]) -> bool:
@@ -80,42 +71,11 @@ def _kept_by(model: nn.Module, wanted: Mapping[int, torch.Tensor]) -> dict[tuple
         for name, value in vars(module).items():
             if name in _INTERNALS:
                 continue
-            inside = "" if isinstance(value, torch.Tensor) else type(value).__name__
-            for tensor, owner in _inside(value, visited, 0):
+            kept_in = "" if isinstance(value, torch.Tensor) else type(value).__name__
+            for tensor, owner in inside(value, visited, 0):
                 if id(tensor) in wanted:
-                    found.setdefault((path, name, inside), []).append((tensor, owner))
+                    found.setdefault((path, name, kept_in), []).append((tensor, owner))
     return found
-
-
-def _inside(value: Any, visited: set[int], depth: int) -> Iterator[Item]:
-    """All tensors that `value` leads to."""
-    if depth > DEEPEST or len(visited) > MOST_VISITED or id(value) in visited:
-        return
-    if value is None or isinstance(value, (bool, int, float, str, bytes, type, types.ModuleType)):
-        return
-    visited.add(id(value))
-    if isinstance(value, torch.Tensor):
-        yield value, None
-    elif isinstance(value, nn.Module):
-        for sub in value.modules():
-            yield from ((p, sub) for p in sub.parameters(recurse=False))
-    else:
-        for part in _parts(value):
-            yield from _inside(part, visited, depth + 1)
-
-
-def _parts(value: Any) -> list[Any]:
-    if isinstance(value, Mapping):
-        return list(value.values())
-    if isinstance(value, (list, tuple, set, frozenset, deque)):
-        return list(value)
-    if isinstance(value, functools.partial):
-        return [value.func, *value.args, *value.keywords.values()]
-    if isinstance(value, types.MethodType):
-        return [value.__self__]
-    if isinstance(value, types.FunctionType):
-        return [cell.cell_contents for cell in value.__closure__ or () if cell != types.CellType()]
-    return list(getattr(value, "__dict__", {}).values())
 
 
 def _modules_of(wanted: Mapping[int, torch.Tensor]) -> dict[nn.Module, list[Item]]:

@@ -13,7 +13,7 @@ from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.overfit.dropout import dropout_off
 from stabcheck.trial.overfit.fits import MOVING_WINDOW, Fit, fit_with_adam, is_stochastic, settled
-from stabcheck.trial.overfit.levels import OneBatch
+from stabcheck.trial.overfit.levels import SMALLEST, OneBatch
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
 from stabcheck.trial.yardsticks import measure
@@ -118,7 +118,7 @@ class Attempts:
         # Where a constant is as good as it gets, as for one side of a GAN, it tells nothing on any draw.
         constant = self.chosen.height if draws.constant is None or self.chosen.is_flat else draws.constant
         floor = self.chosen.floor
-        gap = max(constant - floor, 1e-12)
+        gap = max(constant - floor, SMALLEST)
         fit = self._attempt(self._rate, MOVING_STEPS, floor + (enough - 0.1) * gap, moving=True)
         final = settled(fit.losses, 2 * MOVING_WINDOW if len(fit.losses) == MOVING_STEPS else MOVING_WINDOW)
         if "with randomness moving" not in self.curves:  # a second time, without dropout, is not what is shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,10 +21,13 @@ from stabcheck.userland import UserCodeError, passed_on
 SAMPLES, TOKEN_SAMPLES = 16, 4
 """As many samples a small model can memorise in a hundred steps; sequences of tokens hold many targets each."""
 BATCHES_TRIED = 5
-UNBOUNDED = -1e3
-"""A loss that can go below this has no floor worth the name."""
+UNBOUNDED = 1e3
+"""A loss that falls below zero by so many times the larger of the constant guess's and its first has no floor worth the
+name."""
 FLAT = 1e-3
 """A gap between constant and best prediction below this share of the distance to the floor is none."""
+SMALLEST = sys.float_info.min
+"""Stands in for a gap of zero. Losses may be of any size, so nothing larger can."""
 
 
 class LossUnknown(Exception):  # noqa: N818 - it is no error
@@ -57,7 +61,15 @@ class OneBatch:
         if levels.constant is None or levels.oracle is None:
             return False
         reach = max(levels.zero or levels.constant, levels.constant) - levels.oracle
-        return levels.constant - levels.oracle <= FLAT * max(reach, abs(levels.oracle), 1e-12)
+        return levels.constant - levels.oracle <= FLAT * max(reach, abs(levels.oracle), SMALLEST)
+
+    @property
+    def is_blind(self) -> bool:
+        """The same by the two levels alone: targets may be far from zero, and zero then says nothing of them."""
+        constant, oracle = self.levels.constant, self.levels.oracle
+        if constant is None or oracle is None:
+            return False
+        return constant - oracle <= FLAT * max(abs(constant), abs(oracle))
 
     @property
     def height(self) -> float:
@@ -67,15 +79,20 @@ class OneBatch:
     @property
     def floor(self) -> float:
         """The loss that counts as perfect."""
-        if self.levels.oracle is not None and self.levels.oracle > UNBOUNDED:
+        if self.levels.oracle is not None and self.levels.oracle > -UNBOUNDED * self._size:
             return self.levels.oracle
         constant = self.levels.constant if self.levels.constant is not None else self.first
         return min(0.0, constant - abs(constant)) if math.isfinite(constant) else 0.0
 
     @property
+    def _size(self) -> float:
+        known = (self.levels.constant, self.levels.zero, self.first)
+        return max(abs(v) for v in known if v is not None)
+
+    @property
     def gap(self) -> float:
         """What there is to learn."""
-        return max(self.height - self.floor, 1e-12)
+        return max(self.height - self.floor, SMALLEST)
 
     def left(self, loss: float) -> float:
         """Share of the gap that is left at `loss`."""
@@ -141,7 +158,7 @@ def blind_spot(session: Session, chosen: OneBatch, seed: int) -> str | None:
     """Where the loss is the same for the best and the best constant prediction though targets differ: the shapes that
     meet in it. None if the loss can tell them apart."""
     if session.setup.loss_fn is None:
-        return _crossing(session, chosen, seed) if chosen.is_flat else None
+        return _crossing(session, chosen, seed) if chosen.is_blind else None
     targets = split(chosen.batch)[1]
     with torch.no_grad(), kept_rng(seed):
         outputs = session.outputs(chosen.batch)
@@ -151,7 +168,7 @@ def blind_spot(session: Session, chosen: OneBatch, seed: int) -> str | None:
         if outputs.dim() > 2 and _crossed(outputs.shape, targets.shape):
             chosen = replace(chosen, levels=measure(session, [chosen.batch], seed, shapes=one_for_all))
     differs = any(bool((t != t[:1]).any()) for t in batches.tensors(targets) if t.dim() and len(t) > 1)
-    return shapes if differs and chosen.is_flat else None
+    return shapes if differs and chosen.is_blind else None
 
 
 class _Crossings(TorchFunctionMode):

@@ -13,7 +13,7 @@ from stabcheck.trial.bench import Bench
 from stabcheck.trial.hooks import before_steps
 from stabcheck.trial.modes import held_by
 from stabcheck.trial.overfit.fits import Fit, fit_with_own_step, moved, settled, weights
-from stabcheck.trial.overfit.levels import SAMPLES, OneBatch
+from stabcheck.trial.overfit.levels import SAMPLES, SMALLEST, OneBatch
 from stabcheck.userland import UserCodeError
 
 STEPS, FEWEST_STEPS = 100, 10
@@ -46,7 +46,7 @@ class OwnFit:
     @property
     def gap(self) -> float:
         """From the floor to the best constant guess."""
-        return max(self.constant - self.floor, 1e-12)
+        return max(self.constant - self.floor, SMALLEST)
 
     def fits(self, limit: float) -> bool:
         """Whether less than `limit` of the gap is left."""

@@ -57,8 +57,8 @@ def gradient_pair(session: Session, batch: Any, seed: int, *, autocast: str | No
             low = _gradients(session, batch, seed, _own(session, autocast), scale)
         with _in_float32(model):
             single = _as_float32(batch)
-            full = _gradients(session, single, seed, _no_autocast(), 1.0)
-            again = _gradients(session, single, seed + 1, _no_autocast(), 1.0)
+            full = _gradients(session, single, seed, no_autocast(), 1.0)
+            again = _gradients(session, single, seed + 1, no_autocast(), 1.0)
     low_finite, full_finite = (all(bool(torch.isfinite(g).all()) for g in side) for side in (low, full))
     a, b = (torch.cat([g.reshape(-1) for g in side]) if side else torch.zeros(1) for side in (low, full))
     largest = max((float(g.norm()) for g in full), default=0.0)
@@ -106,7 +106,7 @@ def _own(session: Session, autocast: str | None) -> contextlib.AbstractContextMa
 
 
 @contextlib.contextmanager
-def _no_autocast() -> Iterator[None]:
+def no_autocast() -> Iterator[None]:
     """Regions of autocast are entered disabled, whoever opens them."""
     original: Any = torch.autocast.__enter__
 
