@@ -75,8 +75,9 @@ EXPLAINS: tuple[Explains, ...] = (
     Explains(("SC1601", "SC1602", "SC1607"), (*TRAINING, "SC10", "SC14"), "such a loss has another minimum, or none"),
     Explains(("SC1102",), ("SC18", *TRAINING), "weights that are shared out over samples or heads mix them"),
     Explains(("SC1803",), ("SC1612",), "a model that sees the next token copies it"),
+    Explains(("SC1806",), ("SC1903",), "a mask that is not used lets the padding of others show"),
     Explains(
-        ("SC1804", "SC1801", "SC1901", "SC1902", "SC1906"),
+        ("SC1804", "SC1801", "SC1805", "SC1901", "SC1902", "SC1906", "SC1907", "SC1908", "SC1909", "SC1910"),
         (*TRAINING, "SC0102", "SC14", "SC19"),
         "what does not reach the output, or reaches another sample's, cannot be learnt from",
     ),

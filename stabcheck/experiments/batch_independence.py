@@ -7,7 +7,8 @@ operation of the forward is compared to find the first that brings two samples t
 outputs without a sample axis are left alone, and so is mixing by a decision that no gradient passes (experts of limited
 capacity). If the gradient of the loss says that each position is trained to say what its own input holds next, the second half
 of the sequences is exchanged: no prediction of the first half may change. Reshapes are looked at for axes that they tear: those
-that come out at the same length, made of pieces of others.
+that come out at the same length, made of pieces of others. Where batches are padded as far as their longest sample and no
+mask is given, shorter samples are judged in a batch of their own.
 
 ## Why it matters
 An axis mixed up by `view`, `batch_first` or `dim=0` raises no error. The loss falls, because the batch tells about itself, and
@@ -73,6 +74,17 @@ TORN = Rule(
     "other axes, so what follows mixes positions, channels or heads of each sample",
     "exchange axes with transpose() or permute(), and let view() and reshape() only split an axis or merge neighbours",
 )
+PADDED = Rule(
+    "SC1806",
+    "padding-of-others-shows",
+    "fail",
+    "each batch is padded as far as its longest sample, and the padding of {name} is not masked: in a batch of their own, padded "
+    "less, the shorter samples get other outputs (by {sway:.2g} of the spread between samples)",
+    "tell the model what is padding: a key_padding_mask or attention_mask, packed sequences, a mean over the real positions only",
+)
+SWAY_SHOWN = 0.02
+"""The same, from which padding is worth a warning. Maxima and sums over it gave 0, attention 0.05 to 0.3, means and last states
+0.2 to 1."""
 SWAYED = 0.5
 """Movement of the predictions, as a share of their own spread, from which the company of a sample says nearly as much as the
 sample: a batch norm without running statistics gave 0.8 to 1 in untrained classifiers of tables, images and point clouds."""
@@ -91,7 +103,7 @@ NORMS = {
 """Operations through which a prediction sees of its future no more than an average."""
 
 
-@experiment(title="Samples are independent", about=("model",), rules=(MIXED, STATISTICS, FUTURE, INSIDE, TORN))
+@experiment(title="Samples are independent", about=("model",), rules=(MIXED, STATISTICS, FUTURE, INSIDE, TORN, PADDED))
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Exchange a sample, and then the second half of a sequence; nothing else may change."""
     from stabcheck.trial.dependence.causality import next_steps
@@ -112,7 +124,7 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
         if batch.why_not and not steps and not findings:
             raise Skip(batch.why_not)
         findings += _of_sequence(bench, found, steps)
-        findings = findings or list(_of_axes(bench, found))
+        findings = findings or [*_of_axes(bench, found), *_of_padding(bench, found)]
         if found.call.calls > 1:
             not_checked.append(
                 NotChecked("further calls of the model for one loss", f"the first of {found.call.calls} was looked at")
@@ -204,6 +216,16 @@ def _of_axes(bench: Bench, found: Subject) -> Iterator[Finding]:
         op = seen.op
         source = op.line or bench.source(found.session.model)
         yield TORN.at(op.module, source=source, op=op.words, length=seen.length)
+
+
+def _of_padding(bench: Bench, found: Subject) -> Iterator[Finding]:
+    from stabcheck.trial.dependence.padding import sway_of_company
+
+    shown = sway_of_company(found) if found.certain else None
+    if shown is not None and shown[1] >= SWAY_SHOWN:
+        severity: Severity = "fail" if shown[1] >= SWAYED else "warn"
+        source = bench.source(found.session.model)
+        yield PADDED.at(None, source=source, severity=severity, name=shown[0], sway=shown[1])
 
 
 def _of_sequence(bench: Bench, found: Subject, steps: list[NextStep]) -> list[Finding]:

@@ -5,7 +5,8 @@ The model's call on a training batch is repeated with other samples' content in 
 by one, in eval and in training mode, weights and every generator held. What changes nothing to the last bit is ignored; every
 operation of the forward is then compared to find the one that drops it. Gates that start at zero are opened first; where a
 dead or saturated activation ends the signal, or it shrinks until rounding swallows it, other checks speak. An input that the
-model spends weights on in vain is looked at again after a few training steps. In padded sequences the embeddings of the
+model spends weights on in vain is looked at again after a few training steps; what is left out of a table, or of the arguments,
+is looked at for what it tells about the targets that nothing in use tells. In padded sequences the embeddings of the
 padding, and those of everything else, are disturbed in turn. Over several batches, inputs are looked at for being all alike;
 where the model's call cannot be seen, the batches themselves are.
 
@@ -21,10 +22,21 @@ Hugging Face's `attention_mask` is 1 at what is to be seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from stabcheck.check import Finding, NotChecked, Outcome, Rule, Skip, experiment
+from stabcheck.experiments._input_dependence_ignored import (
+    CONDITION,
+    CUT_OFF,
+    IGNORED_INPUT,
+    LEFT_OUT,
+    NOISE,
+    UNREAD,
+    of_columns,
+    of_content,
+    of_ignored,
+)
 from stabcheck.reading import is_label_name
 
 if TYPE_CHECKING:
@@ -60,13 +72,6 @@ IGNORED_MASK = Rule(
     fix="use {masks} in forward(): in attention, in pooling, or to pack the sequences",
     why="The result for a sample depends on how long the longest one of its batch is.",
 )
-IGNORED_INPUT = Rule(
-    "SC1904",
-    "input-ignored",
-    "warn",
-    message="the model is given {name} {shape}, but what it returns does not depend on it",
-    fix="use {name} in forward(), or do not pass it",
-)
 ALIKE = Rule(
     "SC1905",
     "identical-inputs",
@@ -75,28 +80,18 @@ ALIKE = Rule(
     fix="look at how the inputs are made: a vocabulary in which no word is found, a wrong column, a transform that "
     "erases them",
 )
-CUT_OFF = Rule(
-    "SC1906",
-    "main-input-cut-off",
-    "fail",
-    "the model has weights for {name} {shape}, and neither what it returns nor its loss depends on it, nor does it after {steps} "
-    "training steps: {cause}",
-    "follow {name} through forward(), from its weights on: a result that is not passed on, a mask or factor of zero, or a "
-    "softmax over an axis of length 1",
-)
 SEEN = 0.1
 """Reaction to the padding over that to the rest from which an ignored mask is worth a warning: a convolution that looks across
 the border of a long text into its padding is none."""
-WORDS = 4
-"""Integers per sample from which they are taken for a sequence; up to three may be sizes and numbers of whatever it is."""
 BATCHES = 3
 ENOUGH = 8
 """Samples from which equal inputs are no chance."""
 
 
-@experiment(
-    title="Inputs matter", about=("model",), rules=(UNUSED, INVERTED, IGNORED_MASK, IGNORED_INPUT, ALIKE, CUT_OFF)
-)
+RULES = (UNUSED, INVERTED, IGNORED_MASK, IGNORED_INPUT, ALIKE, CUT_OFF, LEFT_OUT, CONDITION, UNREAD, NOISE)
+
+
+@experiment(title="Inputs matter", about=("model",), rules=RULES)
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Exchange the inputs, and disturb the padding."""
     from stabcheck.trial.dependence.blank_batches import blank
@@ -130,7 +125,11 @@ def _judged(bench: Bench, found: Subject) -> Outcome:
     reactions: dict[str, float] = {}
     if not findings:
         findings, reactions = _padding(bench, found)
-    findings = findings or list(_ignored(bench, found, axes, ignored))
+    if axes and not not_checked:
+        findings = findings or list(of_content(bench, found, axes))
+    findings = findings or list(of_ignored(bench, found, axes, ignored))
+    if axes and not not_checked and all(finding.severity == "warn" for finding in findings):
+        findings = list(of_columns(bench, found, axes, ignored)) or findings
     measured = {"inputs": sorted(axes), "without_effect": ignored, "reactions": reactions}
     if not axes and not findings and not reactions:
         raise Skip(not_checked[0].why)
@@ -182,45 +181,6 @@ def _predictions(found: Subject) -> Callable[[Outputs], Outputs]:
     """What a model returns beside its loss, if there is anything: the loss depends on labels too."""
     with_axes = {name for name, t in found.base.items() if t.dim()}
     return lambda outputs: {name: t for name, t in outputs.items() if name in with_axes or not with_axes}
-
-
-def _is_feature(found: Subject, name: str) -> bool:
-    """Whether an input is more than a mask, a position, an identifier or a weight for each sample."""
-    tensor = found.given(name)
-    if (
-        name not in found.names
-        or is_label_name(name)
-        or tensor.dim() < 2
-        or bool(((tensor == 0) | (tensor == 1)).all())
-    ):
-        return False
-    # What rises from left to right are positions or offsets.
-    text = tensor.dim() == 2 and tensor.shape[1] >= WORDS and bool((tensor.diff(dim=1) < 0).any())
-    return tensor.is_floating_point() or text
-
-
-def _ignored(bench: Bench, found: Subject, axes: dict[str, int], ignored: list[str]) -> Iterator[Finding]:
-    from stabcheck.trial.dependence.wasted import STEPS, is_heard_by_loss, still_ignored, waste
-
-    for name in ignored:
-        alone, tensor = {name: axes[name]}, found.given(name)
-        if is_label_name(name) or is_heard_by_loss(found, alone):
-            continue
-        facts: dict[str, Any] = {"name": name, "shape": tuple(tensor.shape)}
-        lost = waste(found, alone) if _is_main(found, axes, ignored, name) else None
-        if lost is not None and still_ignored(bench, alone):
-            end = "and its result is used nowhere" if lost.unread else "makes of it what does not depend on it"
-            facts |= {"steps": STEPS, "cause": f"{lost.op.words} {'is the last of it, ' if lost.unread else ''}{end}"}
-            yield CUT_OFF.at(lost.op.module, source=lost.op.line or bench.source(found.session.model), **facts)
-        elif _is_feature(found, name):
-            yield IGNORED_INPUT.at(None, source=bench.source(found.session.model), **facts)
-
-
-def _is_main(found: Subject, axes: dict[str, int], ignored: list[str], name: str) -> bool:
-    """Whether an input comes first in forward(), or is larger than any that is used."""
-    used = [found.given(other).numel() for other in axes if other not in ignored]
-    first = bool(found.names) and name == found.names[0]
-    return first or found.given(name).numel() > max(used, default=0)
 
 
 def _padding(bench: Bench, found: Subject) -> tuple[list[Finding], dict[str, float]]:

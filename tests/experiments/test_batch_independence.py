@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 from torch.utils.data import DataLoader, TensorDataset
 
 from stabcheck.check import Finding, Outcome, Skip
@@ -540,3 +541,48 @@ def test_a_decoder_that_is_given_its_answer_must_not_see_it_ahead_of_time(seed: 
     healthy = run(make_bench, entry(True), seed)
     assert healthy.findings == ()
     assert healthy.measurements["predicts_next"] == ["written"]
+
+
+class Pooled(nn.Module):
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.words, self.rnn, self.head = nn.Embedding(20, 16, padding_idx=0), nn.GRU(16, 16, batch_first=True), head()
+        self.bend, self.way = nn.Conv1d(16, 16, 3, padding=1), way
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        lengths, vectors = (ids != 0).sum(1), self.words(ids)
+        if self.way == "packed":
+            packed = pack_padded_sequence(vectors, lengths, batch_first=True, enforce_sorted=False)
+            return self.head(self.rnn(packed)[1][0])
+        if self.way == "largest":
+            return self.head(F.relu(self.bend(vectors.transpose(1, 2))).amax(2))
+        if self.way == "last":
+            return self.head(self.rnn(vectors)[0][:, -1])
+        return self.head(vectors.sum(1) / (lengths[:, None] if self.way == "mean of words" else ids.shape[1]))
+
+
+def words_padded_to(width: int | None, way: str) -> Any:
+    """Texts of 4 to 20 words, a batch padded as far as its longest, or to `width`."""
+    generator = torch.Generator().manual_seed(8)
+    lengths = torch.randint(4, 21, (96,), generator=generator).tolist()
+    rows = [(torch.randint(1, 20, (length,), generator=generator), length % 3) for length in lengths]
+
+    def collate(items: Any) -> Any:
+        ids = pad_sequence([row for row, _ in items], batch_first=True)
+        return F.pad(ids, (0, (width or ids.shape[1]) - ids.shape[1])), torch.tensor([label for _, label in items])
+
+    loader = DataLoader(rows, batch_size=12, collate_fn=collate, shuffle=True)  # type: ignore[arg-type]
+    return setup(lambda: Pooled(way), train_loader=loader)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_padding_that_others_make_necessary(seed: int, make_bench: Make) -> None:
+    for way in ("last", "mean"):
+        finding = only(run(make_bench, words_padded_to(None, way), seed))
+        assert (finding.code, finding.evidence["name"]) == ("SC1806", "ids")
+        assert finding.severity == ("fail" if finding.evidence["sway"] >= 0.5 else "warn")
+    for way in ("packed", "largest", "mean of words"):
+        assert run(make_bench, words_padded_to(None, way), seed).findings == ()
+    # What is padded always as far depends on nobody else.
+    for way in ("last", "mean"):
+        assert run(make_bench, words_padded_to(22, way), seed).findings == ()

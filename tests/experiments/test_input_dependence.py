@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from stabcheck.check import Finding, Outcome, Skip
 from stabcheck.experiments.input_dependence import CHECK
+from stabcheck.trial.dependence.information import told
 from tests.experiments.dependence_cases import Model, padded, sequences, setup, texts
 
 Make = Callable[..., Any]
@@ -461,3 +462,200 @@ def test_labels_that_the_model_is_given_and_leaves_to_the_loss_are_no_input(make
         return F.cross_entropy(model(batch[0], batch[1]).flatten(0, 1), batch[1].flatten())
 
     assert run(make_bench, setup(Generous, texts(), texts().flip(1), compute_loss=compute_loss)).findings == ()
+
+
+ROWS = 1200
+
+
+def table(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Eight measured columns, a category of nine, and a target that depends on columns 0, 1 and 7 and on the category."""
+    generator = torch.Generator().manual_seed(20 + seed)
+    x, category = torch.randn(ROWS, 8, generator=generator), torch.randint(0, 9, (ROWS,), generator=generator)
+    noise = 0.3 * torch.randn(ROWS, generator=generator)
+    return x, category, x[:, 0] + x[:, 1] + x[:, 7] + 0.5 * (category - 4.0) + noise
+
+
+def squared(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return F.mse_loss(outputs.squeeze(-1), targets)
+
+
+def of_two(model: nn.Module, batch: Any) -> torch.Tensor:
+    return squared(model(batch[0], batch[1]), batch[2])
+
+
+def deep(width: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(width, 16), nn.ReLU(), nn.Linear(16, 1))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_columns_that_tell_of_the_target_and_are_left_out(seed: int, make_bench: Make) -> None:
+    x, category, y = table(seed)
+    keep = torch.tensor([1.0] * 7 + [0.0])
+    masked_column = setup(lambda: Model(lambda m, x: m.h(x * keep), h=deep(8)), x, y, loss_fn=squared)
+    finding = only(run(make_bench, masked_column, seed))
+    assert (finding.code, finding.severity, finding.evidence["what"]) == ("SC1907", "fail", "column 7 of inputs")
+    assert "mul in Model is the last" in finding.message
+    cut = setup(lambda: Model(lambda m, x: m.h(x[:, :7]), h=deep(7)), x, y, loss_fn=squared)
+    assert only(run(make_bench, cut, seed)).code == "SC1907"
+
+    def with_category(model: Any, x: torch.Tensor, category: torch.Tensor) -> torch.Tensor:
+        return model.h(torch.cat([x, model.words(category // 9)], 1))
+
+    divided = setup(
+        lambda: Model(with_category, words=nn.Embedding(9, 4), h=deep(12)), x, category, y, compute_loss=of_two
+    )
+    finding = only(run(make_bench, divided, seed))
+    assert (finding.code, finding.severity, finding.location) == ("SC1907", "fail", "words")
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_columns_that_may_be_left_out(seed: int, make_bench: Make) -> None:
+    x, _, y = table(seed)
+    order = y.argsort()
+    rows = torch.arange(ROWS, dtype=torch.float32)[:, None]
+    person = torch.randint(0, 60, (ROWS,), generator=torch.Generator().manual_seed(seed))
+    effect = torch.randn(60, generator=torch.Generator().manual_seed(seed))
+    without_first = lambda m, x: m.h(x[:, 1:])  # noqa: E731
+    without_last = lambda m, x: m.h(x[:, :8])  # noqa: E731
+    healthy = [
+        # Row numbers of sorted data tell all about the target.
+        setup(lambda: Model(without_first, h=deep(8)), torch.cat([rows, x[order]], 1), y[order], loss_fn=squared),
+        setup(lambda: Model(without_first, h=deep(8)), torch.cat([rows / 7, x[order]], 1), y[order], loss_fn=squared),
+        # The same quantity in another unit, and one that tells nothing.
+        setup(lambda: Model(without_last, h=deep(8)), torch.cat([x, x[:, :1] * 1.8 + 32], 1), y, loss_fn=squared),
+        setup(lambda: Model(without_last, h=deep(8)), torch.cat([x, x[:, 2:3].roll(1, 0)], 1), y, loss_fn=squared),
+        # A weight, and the target itself, which only the loss reads.
+        setup(
+            lambda: Model(without_last, h=deep(8)),
+            torch.cat([x, y[:, None]], 1),
+            compute_loss=lambda m, b: squared(m(b[0]), b[0][:, 8]),
+        ),
+        # Whose measurement it is: such a model is for people to come.
+        setup(lambda: Model(lambda m, x, who: m.h(x), h=deep(8)), x, person, y + effect[person], compute_loss=of_two),
+    ]
+    for entry in healthy:
+        assert run(make_bench, entry, seed).findings == ()
+
+
+def noised(model: nn.Module, batch: Any) -> torch.Tensor:
+    time, noise = torch.rand(len(batch[0])), torch.randn_like(batch[0])
+    return F.mse_loss(model(batch[0] * (1 - time[:, None]) + noise * time[:, None], time), noise)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("hint", "code"),
+    [
+        (lambda m, t: m.table((t * 0).long()), "SC1908"),
+        (lambda m, t: 0, "SC1908"),
+        (lambda m, t: m.line(t[:, None]) * 0, "SC1906"),
+        (lambda m, t: m.line(t[:, None]), None),
+        (lambda m, t: m.table((t * 5).long()), None),
+    ],
+)
+def test_a_time_that_the_loss_draws_must_matter(hint: Any, code: str | None, seed: int, make_bench: Make) -> None:
+    def make() -> nn.Module:
+        layers = {"line": nn.Linear(1, 16), "table": nn.Embedding(5, 16)}
+        return Model(
+            lambda m, x, t: m.out(F.silu(m.first(x) + hint(m, t))),
+            first=nn.Linear(8, 16),
+            out=nn.Linear(16, 8),
+            **layers,
+        )
+
+    outcome = run(make_bench, setup(make, table(seed)[0], compute_loss=noised), seed)
+    assert [(f.code, f.severity) for f in outcome.findings] == ([(code, "fail")] if code else [])
+
+
+def test_a_time_that_no_layer_waits_for_is_a_warning(make_bench: Make) -> None:
+    model = lambda: Model(lambda m, x, t: m.h(x), h=nn.Linear(8, 8))  # noqa: E731
+    finding = only(run(make_bench, setup(model, table(0)[0], compute_loss=noised)))
+    assert (finding.code, finding.severity) == ("SC1908", "warn")
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("reads", [False, True])
+def test_tokens_that_are_only_counted(reads: bool, seed: int, make_bench: Make) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(3, 11, (96, 1), generator=generator)
+    ids = torch.randint(1, 20, (96, 12), generator=generator) * (torch.arange(12) < lengths)
+
+    def forward(model: Any, ids: torch.Tensor) -> torch.Tensor:
+        real = (ids != 0)[..., None]
+        vectors = model.words(ids if reads else ids.clamp(max=1))
+        return model.head((model.rnn(vectors)[0] * real).sum(1) / real.sum(1))
+
+    make = lambda: Model(  # noqa: E731
+        forward,
+        words=nn.Embedding(20, 8, padding_idx=0),
+        rnn=nn.GRU(8, 8, batch_first=True),
+        head=nn.Linear(8, 3),
+    )
+    findings = run(make_bench, setup(make, ids, ids[:, 0] % 3), seed).findings
+    assert [finding.code for finding in findings] == ([] if reads else ["SC1909"])
+
+
+def latent(of: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[], nn.Module]:
+    def forward(model: Any, x: torch.Tensor) -> Any:
+        mean = model.encoder(x)
+        return model.decoder(of(mean)), mean
+
+    return lambda: Model(forward, encoder=nn.Linear(8, 3), decoder=nn.Linear(3, 8))
+
+
+def reconstruction(model: nn.Module, batch: Any) -> torch.Tensor:
+    output, mean = model(batch[0])
+    return F.mse_loss(output, batch[0]) + mean.square().mean()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("of", "codes"),
+    [
+        (torch.randn_like, ["SC1910"]),
+        (torch.zeros_like, ["SC1910"]),
+        (lambda mean: mean + torch.randn_like(mean), []),
+    ],
+)
+def test_a_decoder_that_is_given_something_else(of: Any, codes: list[str], seed: int, make_bench: Make) -> None:
+    entry = setup(latent(of), table(seed)[0], compute_loss=reconstruction)
+    assert [finding.code for finding in run(make_bench, entry, seed).findings] == codes
+
+
+def test_outputs_that_need_no_input(make_bench: Make) -> None:
+    def adversarial(model: nn.Module, batch: Any) -> torch.Tensor:
+        real, fake = model(batch[0])
+        return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+    def both(model: Any, x: torch.Tensor) -> Any:
+        return model.judge(x), model.judge(model.maker(torch.randn(len(x), 4)))
+
+    def spread(model: nn.Module, batch: Any) -> torch.Tensor:
+        mean, log = model(batch[0])
+        return (log + 0.5 * ((batch[0] - mean) / log.exp()).square()).mean()
+
+    in_one = lambda: Model(both, judge=deep(8), maker=nn.Linear(4, 8))  # noqa: E731
+    with_spread = lambda: Model(  # noqa: E731
+        lambda m, x: (m.h(x), m.log.weight.expand_as(x)), h=nn.Linear(8, 8), log=nn.Embedding(1, 8)
+    )
+    for make, loss in ((in_one, adversarial), (with_spread, spread)):
+        assert run(make_bench, setup(make, table(0)[0], compute_loss=loss)).findings == ()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_what_a_column_tells_is_the_variance_between_its_categories(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    column = torch.randint(0, 6, (1500,), generator=generator)
+    targets = column.double().sin() + torch.randn(1500, generator=generator, dtype=torch.double)
+    found = told(column, [], targets, seed)
+    assert found is not None
+    groups = [targets[column == k] for k in range(6)]
+    between = sum(len(group) * (group.mean() - targets.mean()) ** 2 for group in groups)
+    # By chance five degrees of freedom tell 5 / 1499 of what is left.
+    assert found.share == pytest.approx(float(between / targets.var() / 1499) - 5 / 1499, abs=2e-3)
+    assert found.is_telling
+    unrelated = told(column.roll(1), [], targets, seed)
+    assert unrelated is not None
+    assert not unrelated.is_telling
+    assert told(torch.arange(1500), [], targets, seed) is None
+    assert told(column, [column], targets, seed) is None

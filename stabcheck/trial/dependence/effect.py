@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -97,10 +97,28 @@ def doubled(axes: dict[str, int]) -> Changed:
     return change
 
 
+def doubled_columns(name: str, columns: Sequence[int]) -> Changed:
+    """The same for some columns of a table (samples, columns)."""
+
+    def change(given: str, tensor: torch.Tensor) -> torch.Tensor:
+        if given != name:
+            return tensor
+        other = tensor.detach().clone()
+        rows = torch.arange(len(tensor), device=tensor.device) // 2
+        other[:, list(columns)] = other[rows][:, list(columns)]
+        return other
+
+    return change
+
+
 def without_effect(subject: Subject, axes: dict[str, int], read: Callable[[Outputs], Outputs]) -> bool:
     """Whether what `read` takes of the outputs stays the same to the last bit for other content of these inputs, in eval mode
     and in the user's own."""
-    change = doubled(axes)
+    return is_without_effect(subject, doubled(axes), read)
+
+
+def is_without_effect(subject: Subject, change: Changed, read: Callable[[Outputs], Outputs]) -> bool:
+    """The same for any change of the inputs."""
     model = subject.session.model
     with kept_modes(model):
         for mode in (False, True):

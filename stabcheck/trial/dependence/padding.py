@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from stabcheck.trial.batches import tensors
 from stabcheck.trial.dependence.difference import Outputs, equal, is_changed, scale
 from stabcheck.trial.dependence.effect import disturbed_embeddings
 from stabcheck.trial.dependence.subject import Changed, Subject
 from stabcheck.trial.modes import kept_modes
+from stabcheck.trial.rng import kept_rng
 from stabcheck.userland import UserCodeError
 
+BATCHES = 8
+"""Batches of the loader that are looked at for how far they are padded."""
+MARGIN = 3
+"""Positions of padding that are left to each sample, and taken from it at least."""
 SHORTEST = 3
 """Positions from which a tensor is taken for a sequence."""
 
@@ -141,6 +148,65 @@ def _disturbed(subject: Subject, padded: Padded, where: torch.Tensor) -> Outputs
     noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(subject.seed)).to(tensor)
     spread = where.view(*where.shape, *[1] * (tensor.dim() - 2)) * noise * scale(tensor)
     return subject.run(lambda name, t: t + spread if name == padded.name else t)
+
+
+def sway_of_company(subject: Subject) -> tuple[str, float] | None:
+    """A padded input without a mask, and how far the outputs of its shorter samples move when these make up a batch of their
+    own and are padded less, as a share of how much the outputs differ from each other. None if the loader does not pad each
+    batch as far as its longest sample, or the model cannot be given such a batch.
+
+    Some padding is left to each: whether there is any at all, a maximum over all positions may well notice.
+    """
+    for padded in padded_inputs(subject):
+        lengths = padded.real.sum(1)
+        length = min(int(lengths.median()) + MARGIN, padded.real.shape[1] - MARGIN)
+        rows = (lengths <= length - MARGIN).nonzero().flatten()
+        at_end = bool(padded.real[:, 0].all())
+        if padded.masks or not at_end or len(rows) < 2 or not _follows_longest(subject, padded):
+            continue
+        wide = padded.real.shape
+
+        def change(name: str, tensor: torch.Tensor, wide: torch.Size = wide, length: int = length) -> torch.Tensor:
+            axis = subject.axis(tensor)
+            chosen = tensor if axis is None else tensor.index_select(axis, rows)  # noqa: B023 - called within the loop
+            return chosen[:, :length] if axis == 0 and tensor.shape[:2] == wide else chosen
+
+        try:
+            alone = subject.run(change)
+        except UserCodeError:
+            continue
+        sways = [
+            _sway(base.index_select(0, rows), alone[name], padded.real[rows, :length])
+            for name, base in subject.base.items()
+            if name in alone and base.dim() and len(base) == len(padded.real)
+        ]
+        if sways:
+            return padded.name, max(sways)
+    return None
+
+
+def _sway(base: torch.Tensor, alone: torch.Tensor, real: torch.Tensor) -> float:
+    if base.dim() > 1 and base.shape[1] > real.shape[1] == alone.shape[1]:
+        base, alone = base[:, : real.shape[1]][real], alone[real]
+    if base.shape != alone.shape or not bool(is_changed(base, alone).any()):
+        return 0.0
+    return scale(alone.float() - base.float()) / max(scale(base.float() - base.float().mean(0)), 1e-30)
+
+
+def _follows_longest(subject: Subject, padded: Padded) -> bool:
+    """Whether the batches are padded to different lengths, each as far as its longest sample."""
+    token = subject.given(padded.name)[~padded.real][0]
+    place = next((i for i, t in enumerate(tensors(subject.batch)) if t.shape[:2] == padded.real.shape), None)
+    if place is None:
+        return False
+    widths = set()
+    with kept_rng(subject.seed):
+        for batch in itertools.islice(subject.session.epoch("train_loader"), BATCHES):
+            found = next(itertools.islice(tensors(batch), place, None))
+            if found.dim() < 2 or bool((found[:, -1] == token).flatten(1 if found.dim() > 2 else 0).all()):
+                return False
+            widths.add(found.shape[1])
+    return len(widths) > 1
 
 
 def is_heeded(subject: Subject, padded: Padded) -> bool:

@@ -124,7 +124,8 @@ def _axes(name: str, args: Any, kwargs: dict[str, Any]) -> Any:
 
 
 def traced(subject: Subject, change: Changed | None = None) -> tuple[Trace, tuple[int, ...]] | None:
-    """The operations of the model for changed inputs, and the `id` of each input as it went in; None if it raised."""
+    """The operations of the model for changed inputs, and the `id` of each input that is not what it was, as it went in; None if
+    it raised."""
     tracer = _Tracer(subject.session.model)
     entered: list[torch.Tensor] = []
 
@@ -132,7 +133,8 @@ def traced(subject: Subject, change: Changed | None = None) -> tuple[Trace, tupl
     values = {name: _in_graph(change(name, t) if change else t) for name, t in subject.inputs().items()}
 
     def noted(name: str, tensor: torch.Tensor) -> torch.Tensor:
-        entered.append(values[name])
+        if not torch.equal(values[name], tensor):
+            entered.append(values[name])
         return values[name]
 
     with tracer.inserted(), contextlib.suppress(UserCodeError):

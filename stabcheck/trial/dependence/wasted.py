@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,11 +32,11 @@ class Waste:
     """Nothing takes the result of this operation; otherwise the result does not depend on the input any more."""
 
 
-def is_heard_by_loss(subject: Subject, axes: dict[str, int]) -> bool:
+def is_heard_by_loss(subject: Subject, names: Iterable[str], change: Changed) -> bool:
     """Whether the loss changes when other samples' content takes the place of these inputs, in the model's calls or in the
     batch that they are taken from, as that of labels which the model is given too. True if that cannot be told."""
-    session, change = subject.session, doubled(axes)
-    given = {name: t for name, t in subject.inputs().items() if name in axes}
+    session = subject.session
+    given = {name: t for name, t in subject.inputs().items() if name in set(names)}
 
     def exchanged(tensor: torch.Tensor) -> torch.Tensor:
         other = tensor.clone()
