@@ -88,6 +88,7 @@ EXPLAINS: tuple[Explains, ...] = (
         (*TRAINING, "SC2105", "SC24"),
         "such steps do not go where the loss falls",
     ),
+    Explains(("SC1517",), (*TRAINING, "SC04", "SC06", "SC10", "SC18", "SC20"), "such layers are random at every call"),
     Explains(("SC1515",), (*TRAINING, "SC06", "SC10", "SC24"), "layers that the model does not list are out of reach"),
     Explains(
         ("SC0112",), (*TRAINING, "SC14", "SC1609", "SC19"), "targets that belong to other inputs are noise to the model"
