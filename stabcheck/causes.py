@@ -78,12 +78,10 @@ EXPLAINS: tuple[Explains, ...] = (
     Explains(("SC1806",), ("SC1903",), "a mask that is not used lets the padding of others show"),
     Explains(
         ("SC1804", "SC1801", "SC1805", "SC1901", "SC1902", "SC1906", "SC1907", "SC1908", "SC1909", "SC1910"),
-        (*TRAINING, "SC0102", "SC14", "SC19"),
+        ("SC0208", *TRAINING, "SC0102", "SC14", "SC19"),
         "what does not reach the output, or reaches another sample's, cannot be learnt from",
     ),
-    Explains(
-        ("SC0208",), ("SC0202", "SC0209", *NO_FIT, *RATE, *FADED, "SC13", "SC19"), "what is thrown away has no effect"
-    ),
+    Explains(("SC0208",), ("SC0202", "SC0209", *NO_FIT, *RATE, *FADED, "SC13"), "what is thrown away has no effect"),
     # How it is trained: steps that are not those of the gradient.
     Explains(("SC2203",), ("SC1501", *TRAINING), "old gradients are part of each step within the window"),
     Explains(
@@ -91,6 +89,7 @@ EXPLAINS: tuple[Explains, ...] = (
         (*TRAINING, "SC2105", "SC24"),
         "such steps do not go where the loss falls",
     ),
+    Explains(("SC1517",), (*TRAINING, "SC04", "SC06", "SC10", "SC18", "SC20"), "such layers are random at every call"),
     Explains(("SC1515",), (*TRAINING, "SC06", "SC10", "SC24"), "layers that the model does not list are out of reach"),
     Explains(
         ("SC0112",), (*TRAINING, "SC14", "SC1609", "SC19"), "targets that belong to other inputs are noise to the model"
@@ -122,8 +121,8 @@ EXPLAINS: tuple[Explains, ...] = (
     Explains(("SC0201",), (*NO_FIT, *RATE, *FADED, "SC08", "SC13"), "an infinite gradient turns the weights into NaN"),
     Explains(("SC0901",), ("SC0209",), "a layer that never fires passes no gradient"),
     Explains(
-        ("SC0202", "SC0209"),
-        (*NO_FIT, *RATE, "SC0107", *FADED, *TREND, "SC10"),
+        ("SC0202", "SC0209", "SC1516"),
+        (*NO_FIT, *RATE, "SC0107", *FADED, *TREND, "SC10", "SC1516"),
         "where no gradient comes nothing is learnt",
     ),
     Explains(("SC0207",), (*NO_FIT, *RATE, *FADED), "layers that start at zero and stay there pass no signal"),

@@ -47,7 +47,15 @@ HIDDEN = Rule(
     "made with",
     fix="{advice}",
 )
-RULES = (UNOPTIMIZED, OTHER_TENSORS, TWICE, HIDDEN)
+MADE_ANEW = Rule(
+    "SC1517",
+    "layer-made-anew-at-each-call",
+    "fail",
+    message="each call makes {count} random parameter(s) of its own (the first is {shape}), which get a gradient and are thrown "
+    "away: what they do to the signal is another thing at every call, and nobody can train it",
+    fix="make the layer once, in __init__ of the module that uses it, and build the optimizer after that",
+)
+RULES = (UNOPTIMIZED, OTHER_TENSORS, TWICE, HIDDEN, MADE_ANEW)
 _CONTAINERS = {"list": "nn.ModuleList", "tuple": "nn.ModuleList", "dict": "nn.ModuleDict"}
 
 
@@ -71,6 +79,13 @@ def judge(
         )
     for found in seen.hidden[:MOST_FINDINGS]:
         yield _hidden(found, seen, source, defined)
+    if seen.made_anew:
+        yield MADE_ANEW.at(
+            None,
+            source=defined(seen.session.model),
+            count=len(seen.made_anew),
+            shape=" × ".join(map(str, seen.made_anew[0])) or "a single number",
+        )
     if seen.doubled:
         yield TWICE.at(
             seen.doubled[0],

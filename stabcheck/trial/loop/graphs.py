@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 MOST_NODES = 200_000
 """Nodes of one graph that are looked at."""
@@ -31,6 +32,17 @@ class Leaf:
     """Some of its elements when it was first met."""
     calls: set[int] = field(default_factory=set)
     """Calls in whose graphs it was."""
+    graphs: int = 0
+    """Graphs in which it was."""
+
+
+@dataclass(frozen=True)
+class Passing:
+    """A parameter in the graph of one call."""
+
+    call: int
+    leaf: Leaf
+    shape: tuple[int, ...]
 
 
 def elements(tensor: torch.Tensor) -> torch.Tensor:
@@ -47,6 +59,8 @@ class GraphLog:
         self._marks: dict[int, list[weakref.ref[_Mark]]] = {}
         self.leaves: dict[int, Leaf] = {}
         """What the graphs end in, by the `id` of the tensor."""
+        self.parameters: list[Passing] = []
+        """Every nn.Parameter among these, in the order in which they were first met."""
 
     def begin(self) -> None:
         """A new call starts."""
@@ -84,12 +98,23 @@ class GraphLog:
         known = self.leaves.get(id(tensor))
         if known is None or known.tensor() is not tensor:
             known = self.leaves[id(tensor)] = Leaf(weakref.ref(tensor), elements(tensor))
+            if isinstance(tensor, nn.Parameter):
+                self.parameters.append(Passing(call, known, tuple(tensor.shape)))
         known.calls.add(call)
+        known.graphs += 1
 
     def unmoved(self) -> list[torch.Tensor]:
         """Tensors in which graphs of at least two calls end, and which are now as they were in the first."""
         lasting = [(leaf.tensor(), leaf.first) for leaf in self.leaves.values() if len(leaf.calls) > 1]
         return [tensor for tensor, first in lasting if tensor is not None and torch.equal(elements(tensor), first)]
+
+    def made_anew(self) -> list[Passing]:
+        """Parameters of the last call that were in one graph and are gone, as others of the same shape in each call before
+        it. What is in several graphs of a call may have been trained between them."""
+        calls = range(len(self._starts))
+        gone = [p for p in self.parameters if p.leaf.tensor() is None and p.leaf.graphs == 1]
+        shapes = {p.shape for p in gone if all(any(q.call == i and q.shape == p.shape for q in gone) for i in calls)}
+        return [p for p in gone if p.call == calls[-1] and p.shape in shapes] if len(calls) > 1 else []
 
     def _mark(self, call: int, node: Any) -> None:
         mark = _Mark()

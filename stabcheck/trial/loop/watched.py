@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.loop.events import Call, Use
+from stabcheck.trial.loop.graphs import elements
 from stabcheck.trial.loop.hidden import Hidden, hidden
 from stabcheck.trial.loop.ownership import (
     Orphan,
@@ -36,6 +38,8 @@ MOST_CALLS = 64
 SECONDS = 10.0
 """Time after which no further call is made, once four have been."""
 FEWEST = 4
+ALIKE = 0.5
+"""Cosine of some elements of two tensors: independent draws of ten or more seldom come to it."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,9 @@ class Watched:
     """Parameters of loss_fn's own that get a gradient but have no optimizer."""
     hidden: tuple[Hidden, ...]
     """Weights that the model does not list, and nobody trains."""
+
+    made_anew: tuple[tuple[int, ...], ...]
+    """Shapes of the random weights that each call makes for itself, and that get a gradient before they are thrown away."""
 
     @property
     def uses(self) -> list[Use]:
@@ -119,6 +126,7 @@ def watch(bench: Bench) -> Watched:
         stalled=not any(call.uses for call in trace.calls) and len(trace.calls) >= max(FEWEST, WINDOWS * every),
         graphs_alive=kept_alive,
         hidden=tuple(hidden(session, next(iterator)[1], suspects)) if suspects else (),
+        made_anew=_made_anew(session.model, trace),
         **members,
     )
 
@@ -165,6 +173,21 @@ def _strays(session: Session, trace: LoopTrace) -> list[torch.Tensor]:
     strays = [t for t in trace.graphs.unmoved() if id(t) not in known]
     held = held_by(*alive_optimizers(), setup.optimizer) if strays else set()
     return [t for t in strays if id(t) not in held]
+
+
+def _made_anew(model: nn.Module, trace: LoopTrace) -> tuple[tuple[int, ...], ...]:
+    """Copies of the model's own weights are made on purpose, as in meta-learning; what is constant does nothing."""
+    own = [(tuple(p.shape), elements(p)) for p in model.parameters() if not is_lazy(p)]
+    return tuple(
+        one.shape
+        for one in trace.graphs.made_anew()
+        if not bool((one.leaf.first == one.leaf.first[:1]).all())
+        and not any(shape == one.shape and _alike(one.leaf.first, mine) for shape, mine in own)
+    )
+
+
+def _alike(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return float(torch.cosine_similarity(a.double(), b.double(), 0).abs()) > ALIKE
 
 
 def _moved_by_hand(trace: LoopTrace) -> set[str]:
