@@ -18,6 +18,9 @@ LARGE_UPDATE = 0.3
 too high and 9 % of the others."""
 GROWN = 1.5
 """Times the larger of the first loss and the constant-prediction loss: what counts as growth of the loss."""
+FLAT = 1e-3
+"""A floor that is no further below the best constant guess than this share of their size, and of the distance between the guess
+and the first loss, is the same level: what is learnt about the inputs cannot show in such a loss."""
 FALLING = 0.05
 """A fall of the loss within the last half of the trial, as a share of the constant-prediction level, that counts as
 movement when it also exceeds twice its standard error."""
@@ -89,7 +92,8 @@ def progress(recording: Recording) -> Progress:
     if floor is None:
         floor = min(0.0, reference - abs(reference))
     gap = reference - floor
-    share = (reference - last) / gap if gap > 0 and math.isfinite(gap) else None
+    is_flat = gap <= FLAT * min(max(abs(reference), abs(floor)), abs(first - reference))
+    share = (reference - last) / gap if gap > 0 and math.isfinite(gap) and not is_flat else None
     # Down to the level of a constant guess any bias gets, also above dead layers.
     falling = share is not None and share >= 0 and _falling(losses, abs(gap))
     return Progress(share, first, last, constant, falling)
