@@ -110,7 +110,7 @@ def _straight(bench: Bench, found: Found) -> tuple[Finding, ...]:
     if seen is None:
         return ()
     source = bench.recording.source(seen.module) if bench.recording else None
-    facts = {"at": called(seen.module), "points": seen.points, "activation": seen.activation}
+    facts: dict[str, Any] = {"at": called(seen.module), "points": seen.points, "activation": seen.activation}
     return (STRAIGHT.at(seen.module or None, source=source, **facts),)
 
 

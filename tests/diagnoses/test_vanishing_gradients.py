@@ -183,4 +183,4 @@ def test_nothing_is_lost_where_the_best_constant_outputs_are_the_best_there_are(
 
     assert CHECK.run(recording(steps=downwards, signals=signals, yardsticks=levels)).findings == ()
     stuck = recording(steps=steps(flat(2.3)), signals=signals)
-    assert [f.code for f in CHECK.run(stuck).findings] == ["SC0702"]
+    assert [f.code for f in CHECK.run(stuck).findings] == ["SC0705"]
