@@ -74,9 +74,14 @@ class Progress:
     falling: bool
 
     @property
+    def is_low(self) -> bool:
+        """The model has learnt nothing about its inputs yet."""
+        return self.share is not None and not self.share >= STALLED
+
+    @property
     def stalled(self) -> bool:
-        """The model has learnt nothing about its inputs, and nothing is under way."""
-        return self.share is not None and not self.share >= STALLED and not self.falling
+        """And nothing is under way."""
+        return self.is_low and not self.falling
 
 
 def progress(recording: Recording) -> Progress:
@@ -97,6 +102,21 @@ def progress(recording: Recording) -> Progress:
     # Down to the level of a constant guess any bias gets, also above dead layers.
     falling = share is not None and share >= 0 and _falling(losses, abs(gap))
     return Progress(share, first, last, constant, falling)
+
+
+FAR_START = 10.0
+"""Times the loss of the best constant or of an all-zero guess, above the floor, that a first loss must be to be far off: an
+untrained model is as good as a guess, and what is far above has to come down before anything is learnt."""
+
+
+def starts_far_off(recording: Recording) -> bool:
+    """Whether the first loss is far above that of any guess."""
+    levels = recording.yardsticks
+    if levels.constant is None or not recording.losses:
+        return False
+    floor = levels.oracle if levels.oracle is not None else min(0.0, levels.constant)
+    top = max(levels.constant, levels.zero if levels.zero is not None else levels.constant)
+    return top > floor and recording.losses[0] - floor > FAR_START * (top - floor)
 
 
 def _falling(losses: tuple[float, ...], scale: float) -> bool:

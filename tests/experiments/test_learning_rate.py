@@ -167,7 +167,7 @@ def test_a_scheduler_that_raises_is_left_to_its_own_check(make_bench: MakeBench)
 
 
 def mostly_noise(lr: float) -> Callable[[], dict[str, Any]]:
-    """Four labels of ten are drawn at random, so that the best that can be learnt is a third of the way to a perfect fit."""
+    """Half of the labels are random, so that the best that can be learnt is a quarter of the way to a perfect fit."""
 
     def setup() -> dict[str, Any]:
         keys = classifier()()
@@ -176,7 +176,7 @@ def mostly_noise(lr: float) -> Callable[[], dict[str, Any]]:
         inputs, labels = blobs(2048)
         noise = torch.Generator().manual_seed(0)
         drawn = torch.randint(0, 4, labels.shape, generator=noise)
-        noisy = torch.where(torch.rand(labels.shape, generator=noise) < 0.4, drawn, labels)
+        noisy = torch.where(torch.rand(labels.shape, generator=noise) < 0.47, drawn, labels)
         loader = DataLoader(TensorDataset(inputs, noisy), batch_size=64, shuffle=True)
         return {**keys, "model": net, "optimizer": optimizer, "train_loader": loader}
 
