@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,9 +45,6 @@ BATCHES, SECONDS = 32, 8.0
 class Worth:
     """Progress from the constant guess (0) to the floor (1)."""
 
-    what: Literal["inputs", "targets"]
-    where: str
-    units: Units
     raw: float | None
     """The most within `raw_steps` with the units as they are, -inf if the loss became NaN or infinite at once; None if
     standard units do not help anyway."""
@@ -70,7 +67,7 @@ def suspect(found: Units | None) -> bool:
 
 
 def suspects(session: Session, scan: Scan, seed: int) -> dict[tuple[str, str], Units]:
-    """("inputs", path among the model's arguments) or ("targets", path in the batch) -> the units that look odd."""
+    """What training might be held up by."""
     taken = scan.batches[:8]
     arguments = _arguments(session, taken, seed)
     found: dict[tuple[str, str], Units] = {}
@@ -108,8 +105,13 @@ def _arguments(session: Session, taken: Sequence[Any], seed: int) -> dict[str, l
     return found
 
 
-def worth(bench: Bench, scan: Scan, what: str, path: str, unit: Units, seed: int) -> Worth | None:
-    """The experiment; None where it cannot be had: no yardstick, no time, a set-up that does not take standard units."""
+Suspects = Mapping[tuple[str, str], Units]
+"""("inputs", path among the model's arguments) or ("targets", path in the batch) -> the units that look odd."""
+
+
+def worth(bench: Bench, scan: Scan, odd: Suspects, seed: int) -> Worth | None:
+    """The experiment, with all of `odd` in standard units. None where it cannot be had: no yardstick, no time, a set-up
+    that does not take standard units."""
     given = scan.batches[:BATCHES]
     session = bench.session()
     if not session.can_step:
@@ -122,13 +124,12 @@ def worth(bench: Bench, scan: Scan, what: str, path: str, unit: Units, seed: int
         for again in (seed, seed + 1):
             if standard is None or standard < LEARNT:
                 break
-            reached = _standard(bench, given, what, path, unit, again, rates, limit)
+            reached = _standard(bench, given, odd, again, rates, limit)
             standard = None if reached is None else min(standard, reached)
         if standard is None:
             return None
-        kind: Literal["inputs", "targets"] = "inputs" if what == "inputs" else "targets"
         if standard < LEARNT:
-            return Worth(kind, path, unit, None, standard, 0, STEPS)
+            return Worth(None, standard, 0, STEPS)
         best, steps = -math.inf, 0
         deadline = time.monotonic() + PATIENCE * limit / 2
         while steps < PATIENCE * STEPS and best < COPES * standard and time.monotonic() < deadline:
@@ -139,20 +140,19 @@ def worth(bench: Bench, scan: Scan, what: str, path: str, unit: Units, seed: int
                 break
     except (UserCodeError, Skip):
         return None
-    return Worth(kind, path, unit, best, standard, steps, STEPS)
+    return Worth(best, standard, steps, STEPS)
 
 
 def _standard(
-    bench: Bench, given: list[Any], what: str, path: str, unit: Units, seed: int, rates: Sequence[float], limit: float
+    bench: Bench, given: list[Any], odd: Suspects, seed: int, rates: Sequence[float], limit: float
 ) -> float | None:
     """Progress with standard units; None if there is no yardstick."""
     session = bench.session()
-    if what == "targets":
-        given = [replaced(batch, path, unit.standard) for batch in given]
-        scale = Scale(session, given[:4], seed)
-        deadline = time.monotonic() + limit
-        return scale.progress(tail(course(session, given, steps=STEPS, seed=seed, rates=rates, deadline=deadline)))
-    with changed_arguments(session, lambda p, t: unit.standard(t) if p == path and t.is_floating_point() else t):
+    for (what, path), unit in odd.items():
+        if what == "targets":
+            given = [replaced(batch, path, unit.standard) for batch in given]
+    inputs = {path: unit for (what, path), unit in odd.items() if what == "inputs"}
+    with changed_arguments(session, lambda p, t: inputs[p].standard(t) if p in inputs and t.is_floating_point() else t):
         scale = Scale(session, given[:4], seed)
         deadline = time.monotonic() + limit
         losses = course(session, given, steps=STEPS, seed=seed, rates=rates, deadline=deadline)
