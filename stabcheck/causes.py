@@ -129,6 +129,7 @@ EXPLAINS: tuple[Explains, ...] = (
     Explains(
         ("SC2301", "SC2302", "SC2303"), (*NO_FIT, "SC0703"), "a network without a bend fits what a single layer fits"
     ),
+    Explains(("SC2304",), TRAINING, "a residual that does not depend on the weights cannot be made smaller"),
     # How fast.
     Explains(("SC0107",), (*NO_FIT, *RATE, *FADED, "SC13"), "weights that are never updated learn nothing"),
     Explains(("SC0203",), (*RATE, *FADED, "SC13"), "the clipping is what makes the steps so small"),

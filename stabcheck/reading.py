@@ -20,6 +20,9 @@ LARGE_UPDATE = 0.3
 too high and 9 % of the others."""
 GROWN = 1.5
 """Times the larger of the first loss and the constant-prediction loss: what counts as growth of the loss."""
+FLAT = 1e-3
+"""A floor that is no further below the best constant guess than this share of their size, and of the distance between the guess
+and the first loss, is the same level: what is learnt about the inputs cannot show in such a loss."""
 FALLING = 0.05
 """A fall of the loss within the last half of the trial, as a share of the constant-prediction level, that counts as
 movement when it also exceeds twice its standard error."""
@@ -124,9 +127,14 @@ class Progress:
     falling: bool
 
     @property
+    def is_low(self) -> bool:
+        """The model has learnt nothing about its inputs yet."""
+        return self.share is not None and not self.share >= STALLED
+
+    @property
     def stalled(self) -> bool:
-        """The model has learnt nothing about its inputs, and nothing is under way."""
-        return self.share is not None and not self.share >= STALLED and not self.falling
+        """And nothing is under way."""
+        return self.is_low and not self.falling
 
 
 def progress(recording: Recording) -> Progress:
@@ -140,10 +148,26 @@ def progress(recording: Recording) -> Progress:
     reference = constant if constant is not None else first
     floor = recording.yardsticks.oracle
     scale = Scale(reference, floor_below(reference) if floor is None else floor)
-    share = scale.share(last) if scale.gap > 0 and math.isfinite(scale.gap) else None
+    is_flat = scale.gap <= FLAT * min(max(abs(reference), abs(scale.floor)), abs(first - reference))
+    share = scale.share(last) if scale.gap > 0 and math.isfinite(scale.gap) and not is_flat else None
     # Down to the level of a constant guess any bias gets, also above dead layers.
     falling = share is not None and share >= 0 and _falling(losses, scale.gap)
     return Progress(share, first, last, constant, falling)
+
+
+FAR_START = 10.0
+"""Times the loss of the best constant or of an all-zero guess, above the floor, that a first loss must be to be far off: an
+untrained model is as good as a guess, and what is far above has to come down before anything is learnt."""
+
+
+def starts_far_off(recording: Recording) -> bool:
+    """Whether the first loss is far above that of any guess."""
+    levels = recording.yardsticks
+    if levels.constant is None or not recording.losses:
+        return False
+    floor = levels.oracle if levels.oracle is not None else min(0.0, levels.constant)
+    top = max(levels.constant, levels.zero if levels.zero is not None else levels.constant)
+    return top > floor and recording.losses[0] - floor > FAR_START * (top - floor)
 
 
 def _falling(losses: tuple[float, ...], gap: float) -> bool:

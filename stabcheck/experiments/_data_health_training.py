@@ -11,7 +11,7 @@ from stabcheck.reading import batch_part
 
 if TYPE_CHECKING:
     from stabcheck.experiments.data_health import Data
-    from stabcheck.trial.data.scaling import Worth
+    from stabcheck.trial.data.scaling import Suspects, Worth
 
 SORTED = 0.5
 """Share of what differs between targets that lies between batches, from which on their order is tested by training."""
@@ -42,7 +42,7 @@ INPUTS = Rule(
     "SC1708",
     "unnormalised-inputs",
     "fail",
-    message="inputs are badly scaled ({where}: {range}): {raw}; on the same batches, standardised, it gets "
+    message="inputs are badly scaled ({where}: {range}): {raw}; on the same batches, with {changed}, it gets "
     "{standard:.0%} of that way in {steps} steps",
     fix="standardise the inputs: subtract the mean and divide by the standard deviation of each feature (of the "
     "training data), or start the model with a BatchNorm",
@@ -51,7 +51,7 @@ TARGETS = Rule(
     "SC1709",
     "unnormalised-targets",
     "fail",
-    message="targets are badly scaled ({where}: {range}): {raw}; on the same batches, with targets standardised, it "
+    message="targets are badly scaled ({where}: {range}): {raw}; on the same batches, with {changed}, it "
     "comes {standard:.0%} of that way in {steps} steps",
     fix="train on (target - mean) / std of the training data and undo it when predicting, or start the last bias at "
     "the mean and scale the output",
@@ -162,28 +162,41 @@ def scaled(data: Data) -> Iterator[Finding]:
     from stabcheck.trial.data import scaling
 
     found = scaling.suspects(data.session, data.train, data.bench.seed)
-    for (what, path), unit in found.items():
-        data.bench.tell(0.8, f"training with {what} in standard units")
+    trials: list[Suspects] = [{key: unit} for key, unit in found.items()]
+    if len({what for what, _ in found}) > 1:  # what is right in one unit may wait for the other
+        trials.append(found)
+    for odd in trials:
+        names = " and ".join(dict.fromkeys(what for what, _ in odd))
+        data.bench.tell(0.8, f"training with {names} in standard units")
         try:
-            worth = scaling.worth(data.bench, data.train, what, path, unit, data.bench.seed)
+            worth = scaling.worth(data.bench, data.train, odd, data.bench.seed)
         except Skip as skip:
-            data.unchecked(f"what the scale of the {what} does", skip.reason)
+            data.unchecked(f"what the scale of the {names} does", skip.reason)
             continue
-        data.measurements[f"scale_of_{what}"] = {"path": path, "progress": worth.raw, "standardised": worth.standard}
+        paths = [path for _, path in odd]
+        facts = {"path": paths[0] if len(paths) == 1 else paths, "progress": worth.raw, "standardised": worth.standard}
+        data.measurements[f"scale_of_{names.replace(' ', '_')}"] = facts
         if worth.is_needed:
-            rule = INPUTS if what == "inputs" else TARGETS
-            yield rule.at(
-                None,
-                source=data.source("train_loader"),
-                where=_argument(path) if what == "inputs" else batch_part(path),
-                range=_range(unit.mean.reshape(-1).tolist(), unit.std.reshape(-1).tolist()),
-                raw=_said(worth),
-                standard=min(1.0, worth.standard),
-                progress=worth.raw,
-                raw_steps=worth.raw_steps,
-                steps=worth.steps,
-            )
+            yield from _badly_scaled(data, odd, worth, names)
             return
+
+
+def _badly_scaled(data: Data, odd: Suspects, worth: Worth, names: str) -> Iterator[Finding]:
+    """One finding for the inputs and one for the targets that were put into standard units."""
+    for what, (path, unit) in {what: (path, unit) for (what, path), unit in odd.items()}.items():
+        rule = INPUTS if what == "inputs" else TARGETS
+        yield rule.at(
+            None,
+            source=data.source("train_loader"),
+            where=_argument(path) if what == "inputs" else batch_part(path),
+            range=_range(unit.mean.reshape(-1).tolist(), unit.std.reshape(-1).tolist()),
+            raw=_said(worth),
+            changed=f"{'both ' if ' ' in names else ''}{names} standardised",
+            standard=min(1.0, worth.standard),
+            progress=worth.raw,
+            raw_steps=worth.raw_steps,
+            steps=worth.steps,
+        )
 
 
 def _said(worth: Worth) -> str:

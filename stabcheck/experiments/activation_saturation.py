@@ -2,10 +2,11 @@
 
 ## What it looks at
 One forward at the start: for every call of sigmoid, tanh and the like the share of units on the flat part (slope below a
-hundredth of the steepest), for softmax and attention the share of rows that give everything to one entry. If nearly all of a
-layer is flat and the trial learns nothing, the trial is run again with the input of just these functions scaled to size 1:
-the finding is raised if that learns. Confident outputs, closed gates and sharp attention that train are left alone. In
-attention written by hand, whether the weights sum to one over what they mix, and whether a mask hides every key.
+hundredth of the steepest), for softmax, attention and the logits of a cross-entropy the share of rows that give everything to
+one entry. If nearly all of a layer is flat, or the first loss is far above any guess, and the trial learns nothing, the trial
+is run again with the input of just these functions scaled to size 1: the finding is raised if that learns. Confident outputs,
+closed gates and sharp attention that train are left alone. In attention written by hand, whether the weights sum to one over
+what they mix, and whether a mask hides every key.
 
 ## Why it matters
 On the flat part the gradient is a hundredth or less of what it could be, times that again for each such layer. Attention
@@ -21,7 +22,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stabcheck.check import Finding, NotChecked, Outcome, Rule, Severity, Skip, experiment
-from stabcheck.reading import called, progress
+from stabcheck.reading import called, progress, starts_far_off
 from stabcheck.userland import UserCodeError
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ ALL_MASKED = Rule(
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Read one forward; train again only where something is saturated and nothing is learnt."""
     from stabcheck.trial.call_watch import watch_one
-    from stabcheck.trial.saturation.gauge import GaugeWatch
+    from stabcheck.trial.saturation.gauge import LOSSES, GaugeWatch
 
     recording = bench.recording
     assert recording is not None
@@ -78,20 +79,21 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
         raise Skip(f"no forward of the model can be watched: {error.message}") from None
     not_checked = [
         NotChecked(
-            "gates inside nn.LSTM, nn.GRU and nn.RNN, and attention inside nn.MultiheadAttention",
+            "gates inside nn.LSTM, nn.GRU and nn.RNN",
             "they run as one piece",
         )
     ]
     gauges, state = list(watch.gauges.values()), progress(recording)
     if not gauges:
         raise Skip("the model calls no sigmoid, tanh, softmax or attention that could be followed")
-    findings = _structural(bench, watch)
-    flat = [g for g in gauges if g.saturated >= NEARLY_ALL and g.size > 1]
+    findings, is_sure = _structural(bench, watch), starts_far_off(recording)
+    # A first loss far above any guess is one of logits that are wrong and sure of it.
+    flat = [g for g in gauges if g.size > 1 and (g.saturated >= NEARLY_ALL or (is_sure and g.kind in LOSSES))]
     if not findings and flat and state.share is None:
         not_checked.append(
             NotChecked("whether saturation holds the training", "what nothing learnt means for this loss is not known")
         )
-    elif not findings and flat and state.stalled:
+    elif not findings and flat and state.is_low:
         findings = _saturated(bench, flat)
     worst = max(gauges, key=lambda g: g.saturated)
     measured: dict[str, Any] = {
@@ -141,7 +143,7 @@ def _structural(bench: Bench, watch: GaugeWatch) -> tuple[Finding, ...]:
 def _saturated(bench: Bench, flat: list[Gauge]) -> tuple[Finding, ...]:
     """The trial again, with the inputs of these functions scaled to size 1."""
     from stabcheck.trial.counterfactual import compare
-    from stabcheck.trial.saturation.gauge import Softened
+    from stabcheck.trial.saturation.gauge import LOSSES, Softened
 
     assert bench.recording is not None
     divisors = {(g.module, g.kind): g.size for g in flat}
@@ -152,6 +154,9 @@ def _saturated(bench: Bench, flat: list[Gauge]) -> tuple[Finding, ...]:
     remedy = (
         "divide the logits by the root of the head's width, or initialise the query and key projections smaller"
         if first.kind in {"attention", "softmax"}
+        else "make these logits smaller: look at the temperature or logit scale (and at which side a clamp keeps), or initialise "
+        "the last layer smaller"
+        if first.kind in LOSSES
         else "standardise what goes in, initialise the layer before it by Xavier, or put a normalisation between them"
     )
     return (

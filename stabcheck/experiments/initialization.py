@@ -23,7 +23,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from stabcheck.check import Finding, NotChecked, Outcome, Rule, Skip, experiment
-from stabcheck.reading import called, progress
+from stabcheck.reading import called, progress, starts_far_off
 from stabcheck.userland import UserCodeError
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
         not_checked.append(
             NotChecked("the size of the weights", "it is not known what nothing learnt means for this loss")
         )
-    elif not findings and state.stalled:
+    elif not findings and (state.stalled or (state.is_low and starts_far_off(recording))):
         findings = _size(bench, weights) or _biases(bench)
     scales = [(w.name, w.scale) for w in weights]
     reference = state.constant if state.constant is not None else math.nan

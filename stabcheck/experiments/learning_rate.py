@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from stabcheck import stats
 from stabcheck.check import Finding, NotChecked, Outcome, Rule, Skip, experiment
-from stabcheck.reading import LARGE_UPDATE, largest_update
+from stabcheck.reading import LARGE_UPDATE, STALLED, TAIL, largest_update
 from stabcheck.recording import CONSTANT_LEVEL, Recording
 
 if TYPE_CHECKING:
@@ -38,6 +38,10 @@ REPEATS, REPEATS_LOW = 3, 2
 """Starts and batch orders that must agree that a rate is too high, or too low, where nothing is left to chance."""
 LEARNT = 0.3
 """Share of the way from the best constant guess to the floor that a lower rate must cover."""
+LEFT = 0.2
+"""The same share after LONG steps, where no rate covers LEARNT in a few dozen: of language, most cannot be predicted at all."""
+BEHIND = 0.25
+"""Share of that way which the planned rate may have covered by then."""
 WORSE = 0.02
 """Share of the way by which a paired training must be behind to be worse."""
 DOWNWARDS = (0.1, 0.01, 1e-3, 1e-4, 1e-5, 1e-6)
@@ -162,7 +166,9 @@ class _Case:
             self.not_checked.append(NotChecked("whether a lower rate does better", "it does not fit the budget"))
             return None
         lost = probes.is_bad(base) and probes.bounds.is_lost(probes.end(base))
-        better = self._lower(base, lost=lost)
+        better, patient = self._lower(base, lost=lost), False
+        if better is None and not lost and probes.is_bad(base):
+            better, patient = self._promising(base), True
         # The shortened warm-up is the harder one: a tenth of the peak must have been too much as well.
         tenth = probes.plan.ramp and probes.is_good(probes.losses(DOWNWARDS[0]), LEARNT, beside_lost=lost)
         if better is None or tenth:
@@ -170,13 +176,18 @@ class _Case:
         finals, steps = [], 0
         for repeat in range(REPEATS):
             long = self._lasting(repeat, lost=lost)
-            if long is None or (repeat and not probes.is_good(probes.losses(better, repeat), LEARNT, beside_lost=lost)):
+            if long is None or not (
+                self._left_behind(long, better, repeat)
+                if patient
+                else not repeat or probes.is_good(probes.losses(better, repeat), LEARNT, beside_lost=lost)
+            ):
                 return None
             last, steps = probes.end(long), max(steps, len(long))
             finals.append(f"{last:.3g}" if math.isfinite(last) else "infinite")
+        good = probes.probe(better, steps).losses if patient else probes.losses(better)
         times = 1 / (1 - momentum) if momentum < 1 else math.inf
         return TOO_HIGH.at(
-            None, rate=self.rate, better=self.rate * better, good=probes.end(probes.losses(better)), short=probes.steps,
+            None, rate=self.rate, better=self.rate * better, good=probes.end(good), short=len(good),
             long=steps, finals=", ".join(finals), constant=probes.scale.constant,
             level="best constant guess" if probes.bounds.is_known else "at the start", repeats=REPEATS,
             momentum=f"; momentum {momentum:g} makes it act like {self.rate * times:.3g}" if momentum > 0.95 else "",
@@ -198,6 +209,27 @@ class _Case:
                 best = factor
             reached = max(share, reached)
         return best
+
+    def _promising(self, base: tuple[float, ...]) -> float | None:
+        """The factor below 1 at which training gets furthest from a constant guess, if it leaves it at all."""
+        probes = self.probes
+        best, reached = None, max(STALLED, probes.scale.share(probes.end(base)) + WORSE)
+        for factor in DOWNWARDS[:3]:
+            share = probes.scale.share(probes.end(probes.losses(factor))) if probes.affords(probes.steps) else -math.inf
+            if share < reached:
+                break
+            best, reached = factor, share
+        return best
+
+    def _left_behind(self, long: tuple[float, ...], better: float, repeat: int) -> bool:
+        """Whether as many steps at the lower rate go far beyond a constant guess, and those at the planned one do not."""
+        probes, tail = self.probes, max(TAIL, len(long) // 4)
+        if not probes.affords(len(long)):
+            return False
+        made = probes.probe(better, len(long), repeat)
+        reached = probes.scale.share(probes.end(made.losses, tail))
+        own = probes.scale.share(probes.end(long, tail))
+        return len(made.losses) == len(long) and reached >= LEFT and own < BEHIND * reached
 
     def _lasting(self, repeat: int, *, lost: bool) -> tuple[float, ...] | None:
         """The losses at the planned rate from one start, if it does not get anywhere in a longer run either."""

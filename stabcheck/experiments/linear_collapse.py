@@ -5,15 +5,17 @@ One forward of your own loss, function by function: which layer reads which, and
 functions does (reshaping, sums with constants, pooling, dropout, BatchNorm), it is proved by running the model on points
 halfway between two outputs of the first layer. Left alone: a middle narrower than both ends, as in LoRA or a bottleneck,
 depthwise and one-sided convolutions, layers with shared weights, residual sums, and whatever else also reads the
-first layer's output.
+first layer's output. Where the loss differentiates a network twice by its inputs, as physics-informed ones do: is that second
+derivative exactly zero at every sample, because ReLU and its kind have none?
 
 ## Why it matters
 Two affine maps in a row are one affine map. A network whose activations are forgotten, or built and never called, trains
-without complaint and is logistic regression.
+without complaint and is logistic regression. A differential equation of second order is blind to a network of straight pieces:
+its residual does not depend on the weights.
 
 ## What to do
 Put an activation (ReLU, GELU) between the layers, and see that its result is used: `x = self.act(x)`. If one map is what is
-meant, keep one layer.
+meant, keep one layer. Where second derivatives are needed: tanh, SiLU, GELU, softplus or sine in place of ReLU.
 """
 
 from __future__ import annotations
@@ -55,9 +57,17 @@ MERGED = Rule(
     "of {count} layers{others}",
     fix="put an activation (ReLU, GELU) between {first} and {second}, or keep one layer of {inputs} to {outputs}",
 )
+STRAIGHT = Rule(
+    "SC2304",
+    "second-derivative-zero",
+    "fail",
+    message="the loss differentiates {at} twice by its inputs, and this second derivative is exactly zero at all {points} "
+    "points: {activation} makes it piecewise linear, so what the loss asks of its curvature cannot be learnt",
+    fix="use a smooth activation in it: tanh, SiLU, GELU, softplus or sine instead of {activation}",
+)
 
 
-@experiment(title="Linear collapse", about=("model",), rules=(AFFINE_MODEL, UNAPPLIED, MERGED))
+@experiment(title="Linear collapse", about=("model",), rules=(AFFINE_MODEL, UNAPPLIED, MERGED, STRAIGHT))
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Follow one forward from layer to layer."""
     from stabcheck.trial.affine.chains import find
@@ -69,7 +79,7 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     if found.layers < 2:
         raise Skip("fewer than two linear or convolutional layers could be followed in one forward")
     judged = [(c, verdict) for c in found.chains if (verdict := _judge(found, c)) is not None]
-    findings = _told(bench, judged)
+    findings = (*_told(bench, judged), *_straight(bench, found))
     measured: dict[str, Any] = {
         "layers": found.layers,
         "affine_chains": [[layer.name for layer in chain.layers] for chain in found.chains],
@@ -93,6 +103,15 @@ def _judge(found: Found, chain: Chain) -> tuple[Rule, Severity] | None:
     if not chain.is_one_place:
         return None
     return MERGED, "fail" if chain.widens or len(chain.layers) >= LONG else "warn"
+
+
+def _straight(bench: Bench, found: Found) -> tuple[Finding, ...]:
+    seen = found.straight
+    if seen is None:
+        return ()
+    source = bench.recording.source(seen.module) if bench.recording else None
+    facts: dict[str, Any] = {"at": called(seen.module), "points": seen.points, "activation": seen.activation}
+    return (STRAIGHT.at(seen.module or None, source=source, **facts),)
 
 
 def _told(bench: Bench, judged: list[tuple[Chain, tuple[Rule, Severity]]]) -> tuple[Finding, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stabcheck.check import Severity
-from stabcheck.reading import GROWN, Progress, progress
+from stabcheck.reading import GROWN, STALLED, Progress, progress, starts_far_off
 from stabcheck.recording import Recording
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.session import Session
@@ -37,7 +37,7 @@ class Comparison:
     own: Progress
     other: Progress
     severity: Severity
-    """Whether the unchanged one stays where it is (fail), or gets going in the end (warn)."""
+    """Whether the unchanged one stays where it is, or far behind (fail), or gets going in the end (warn)."""
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -50,7 +50,8 @@ class Comparison:
 
 
 def compare(bench: Bench, change: Change) -> Comparison | None:
-    """The trial against the trial after `change`; None if that does not help, or cannot be tried.
+    """The trial against the trial after `change`; None if that does not help, or cannot be tried. A trial that is slow rather
+    than stuck counts if it is still behind after PATIENCE times its steps.
 
     Raises:
         Skip: building the set-up again does not fit the budget.
@@ -63,6 +64,15 @@ def compare(bench: Bench, change: Change) -> Comparison | None:
         return None
     longer = trained(bench, unchanged, times=PATIENCE)
     severity: Severity = "fail" if longer is not None and longer.stalled else "warn"
+    if severity == "warn" and (not own.stalled or starts_far_off(recording)):
+        later = trained(bench, change, times=PATIENCE) if longer is not None else None
+        helped = _helped(recording, own, other)
+        if longer is not None and later is not None and _is_behind(recording, longer, later, helped=helped):
+            if helped:
+                return Comparison(_steps(recording, 1), own, other, "fail")
+            return Comparison(_steps(recording, PATIENCE), longer, later, "fail")
+        if not own.stalled:
+            return None
     if not _helped(recording, own, other):
         if severity == "warn" or longer is None:
             return None
@@ -70,6 +80,13 @@ def compare(bench: Bench, change: Change) -> Comparison | None:
         if other is None or not _helped(recording, own, other):
             return None
     return Comparison(_steps(recording, times), own, other, severity)
+
+
+def _is_behind(recording: Recording, longer: Progress, later: Progress, *, helped: bool) -> bool:
+    """Whether the unchanged one, though under way, has not caught up in so many steps."""
+    if longer.share is None or later.share is None:
+        return False
+    return later.share - longer.share >= (STALLED if helped and starts_far_off(recording) else HELPED)
 
 
 def _helped(recording: Recording, own: Progress, other: Progress) -> bool:

@@ -174,3 +174,13 @@ def test_losses_far_above_a_constant_guess_have_another_cause_than_starved_layer
     assert codes(recording(signals=STARVED, steps=STALLED)) == [("SC0701", "fail")]
     assert codes(recording(signals=STARVED, steps=high)) == []
     assert codes(recording(signals=STARVED, steps=spiky, yardsticks=Yardsticks(9.0, 3000.0, 0.0))) == []
+
+
+def test_nothing_is_lost_where_the_best_constant_outputs_are_the_best_there_are() -> None:
+    signals = (signal("0"), signal("2", share=1e-9), signal("4", share=1e-9))
+    downwards = steps(falling(2.8, -9.9))
+    levels = Yardsticks(-10.16212, 2.8, -10.16213)
+
+    assert CHECK.run(recording(steps=downwards, signals=signals, yardsticks=levels)).findings == ()
+    stuck = recording(steps=steps(flat(2.3)), signals=signals)
+    assert [f.code for f in CHECK.run(stuck).findings] == ["SC0705"]

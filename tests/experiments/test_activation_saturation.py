@@ -13,7 +13,7 @@ from stabcheck.check import Skip
 from stabcheck.experiments.activation_saturation import CHECK
 from stabcheck.setup import TrainingSetup
 from stabcheck.trial.call_watch import watch_loss
-from stabcheck.trial.saturation.gauge import GaugeWatch, Softened
+from stabcheck.trial.saturation.gauge import GaugeWatch, Softened, multi_head_logits
 from stabcheck.trial.session import Session
 from tests.recorded import recorded
 from tests.setups import classifier, mlp
@@ -128,9 +128,49 @@ def test_saturation_that_does_no_harm_is_left_alone(model: Any, make_bench: Any)
     assert outcome.measurements["functions"][0]["kind"] == "tanh"
 
 
+class Towers(nn.Module):
+    """Two halves of each sample, to be matched with each other."""
+
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        self.left, self.right = (nn.Sequential(nn.Linear(8, 64), nn.GELU(), nn.Linear(64, 16)) for _ in range(2))
+        self.temperature = temperature
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        left, right = F.normalize(self.left(x[:, :8]), dim=-1), F.normalize(self.right(x[:, 8:]), dim=-1)
+        return left @ right.T / self.temperature
+
+
+def matching(temperature: float) -> Callable[[], dict[str, Any]]:
+    def loss(model: nn.Module, batch: Any) -> torch.Tensor:
+        logits = model(batch[0])
+        return F.cross_entropy(logits, torch.arange(len(logits)))
+
+    def setup() -> dict[str, Any]:
+        keys = classifier(lambda: Towers(temperature), lr=2e-3)()
+        del keys["loss_fn"]
+        return {**keys, "compute_loss": loss}
+
+    return setup
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_temperature_that_makes_every_guess_a_certainty_is_found(seed: int, make_bench: Any) -> None:
+    (finding,) = CHECK.run(recorded(make_bench, matching(0.001), seed=seed)).findings
+
+    assert (finding.code, finding.severity, finding.evidence["kind"]) == ("SC1101", "fail", "cross_entropy")
+    assert finding.evidence["first"] > 10 * finding.evidence["constant"]
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.5])
+def test_usual_temperatures_are_left_alone(temperature: float, make_bench: Any) -> None:
+    assert CHECK.run(recorded(make_bench, matching(temperature))).findings == ()
+
+
 def test_a_model_of_relus_is_not_judged(make_bench: Any) -> None:
+    squares = lambda outputs, labels: (outputs - labels[:, None]).square().mean()  # noqa: E731
     with pytest.raises(Skip, match="no sigmoid"):
-        CHECK.run(recorded(make_bench, classifier()))
+        CHECK.run(recorded(make_bench, classifier(loss_fn=squares)))
 
 
 def gauged(model: nn.Module, inputs: torch.Tensor) -> GaugeWatch:
@@ -182,3 +222,47 @@ def test_softened_functions_get_the_smaller_input(call: Any) -> None:
         out = model(inputs)
 
     torch.testing.assert_close(out, torch.tanh(inputs / 4.0))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("keys", [8, 6])
+def test_attention_that_runs_as_one_piece_is_gauged_and_softened_as_by_hand(keys: int, causal: bool) -> None:
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(8, 2, kdim=keys, vdim=keys)
+    inputs, memory = torch.randn(5, 3, 8), torch.randn(5, 3, keys)
+    hidden = torch.zeros(3, 5, dtype=torch.bool)
+    hidden[1, 3:] = True
+    mask = torch.ones(5, 5, dtype=torch.bool).triu(1) if causal else None
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = attention
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.attention(
+                x,
+                memory,
+                memory,
+                attn_mask=mask,
+                key_padding_mask=hidden,
+                need_weights=True,
+                average_attn_weights=False,
+            )[1]
+
+    model = Model()
+    noted: list[torch.Tensor] = []
+
+    class Reading(GaugeWatch):
+        def saw(self, name: str, args: Any, kwargs: Any, out: Any) -> None:
+            if name == "multi_head_attention_forward":
+                logits = multi_head_logits(args, kwargs)
+                assert logits is not None
+                noted.append(logits)
+
+    with Reading(model).inserted():
+        weights = model(inputs)
+    torch.testing.assert_close(noted[0].softmax(-1).view(weights.shape), weights)
+    with Softened(model, {("attention", "attention"): 4.0}).inserted():
+        softened = model(inputs)
+    torch.testing.assert_close(softened, (noted[0] / 4).softmax(-1).view(weights.shape))

@@ -238,6 +238,27 @@ def test_weights_that_train_or_that_no_other_size_helps_are_left_alone(
     assert CHECK.run(recorded(make_bench, classifier(model, lr=lr))).findings == ()
 
 
+def confident(size: float) -> Model:
+    """The last layer alone is too large: it comes down by itself, but slowly."""
+
+    def model() -> nn.Module:
+        network = mlp()
+        with torch.no_grad():
+            network[-1].weight.mul_(size)
+        return network
+
+    return model
+
+
+@pytest.mark.parametrize(("size", "lr", "expected"), [(300.0, 5e-4, ["SC1002 warn"]), (3.0, 5e-4, [])])
+def test_a_start_far_above_any_guess_that_comes_down_in_the_end_is_a_warning(
+    size: float, lr: float, expected: list[str], make_bench: Any
+) -> None:
+    bench = recorded(make_bench, classifier(confident(size), lr=lr))
+
+    assert [f"{f.code} {f.severity}" for f in CHECK.run(bench).findings] == expected
+
+
 class Gated(nn.Module):
     """Two layers, the second behind a gate."""
 

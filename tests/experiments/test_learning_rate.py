@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from setups import classifier, mlp
+from setups import blobs, classifier, mlp
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
 from stabcheck.check import Outcome, Skip
 from stabcheck.experiments.learning_rate import CHECK, NO_GROUND
@@ -163,3 +164,27 @@ def test_a_scheduler_that_raises_is_left_to_its_own_check(make_bench: MakeBench)
         return {**parts, "scheduler": schedule, "scheduler_interval": "step"}
 
     assert not judged(make_bench, setup).findings
+
+
+def mostly_noise(lr: float) -> Callable[[], dict[str, Any]]:
+    """Half of the labels are random, so that the best that can be learnt is a quarter of the way to a perfect fit."""
+
+    def setup() -> dict[str, Any]:
+        keys = classifier()()
+        net = deep()
+        optimizer = torch.optim.Adam(net.parameters(), lr=lr)
+        inputs, labels = blobs(2048)
+        noise = torch.Generator().manual_seed(0)
+        drawn = torch.randint(0, 4, labels.shape, generator=noise)
+        noisy = torch.where(torch.rand(labels.shape, generator=noise) < 0.47, drawn, labels)
+        loader = DataLoader(TensorDataset(inputs, noisy), batch_size=64, shuffle=True)
+        return {**keys, "model": net, "optimizer": optimizer, "train_loader": loader}
+
+    return setup
+
+
+@pytest.mark.parametrize(("lr", "expected"), [(1.0, ["SC1201 fail"]), (1e-2, [])])
+def test_a_rate_is_too_high_where_no_lower_one_gets_far_in_a_few_dozen_steps(
+    lr: float, expected: list[str], make_bench: Any
+) -> None:
+    assert codes(judged(make_bench, mostly_noise(lr))) == expected

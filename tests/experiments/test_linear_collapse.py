@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
 from stabcheck.check import Skip
 from stabcheck.experiments.linear_collapse import CHECK
@@ -79,6 +80,26 @@ def convolutions(*layers: nn.Module) -> Model:
     )
 
 
+EDGES = torch.tensor([[0, 1, 2, 3, 0], [1, 2, 3, 0, 2]])
+
+
+def messages(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """What the neighbours send, along edges, over the rows of a batch of rows of four nodes."""
+    sent = layer(x)
+    edges = EDGES[None] + 4 * torch.arange(len(x) // 4)[:, None, None]
+    source, target = edges.unbind(1)
+    return torch.zeros_like(sent).index_add(0, target.flatten(), sent[source.flatten()])
+
+
+def neighbours(activation: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Any, torch.Tensor], torch.Tensor]:
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        near = (torch.cdist(x, x) < 8).float()
+        h = activation(m.a(x) + near @ m.a(x) / near.sum(1, keepdim=True))
+        return m.c(activation(m.b(h) + near @ m.b(h)))
+
+    return forward
+
+
 COLLAPSED: dict[str, tuple[Model, str, str, str]] = {
     "no activation at all": (lambda: mlp(activation=nn.Identity), "SC2301", "fail", "0"),
     "BatchNorm and dropout between": (
@@ -100,6 +121,10 @@ COLLAPSED: dict[str, tuple[Model, str, str, str]] = {
         lambda: nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 16), nn.Linear(16, 8), nn.Linear(8, 4)),
         "SC2303", "fail", "2",
     ),
+    "over the neighbours in a graph": (lambda: Layers(neighbours(lambda h: h)), "SC2301", "fail", "a"),
+    "along the edges of a graph": (
+        lambda: Layers(lambda m, x: m.c(messages(m.b, messages(m.a, x)))), "SC2301", "fail", "a",
+    ),
     "two in a row": (lambda: Layers(lambda m, x: m.c(m.b(F.relu(m.a(x))))), "SC2303", "warn", "b"),
     "convolutions": (
         convolutions(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3)),
@@ -116,6 +141,9 @@ SOUND: dict[str, Model] = {
     "residual sums": lambda: Layers(lambda m, x: m.c((h := m.a(x)) + m.b(F.relu(h)))),
     "read elsewhere too": lambda: Layers(lambda m, x: m.c(h := m.b(F.relu(m.a(x)))) + h.tanh().mean(1, keepdim=True)),
     "linear attention": lambda: Layers(linear_attention, q=nn.Linear(32, 32), k=nn.Linear(32, 32)),
+    "neighbours, with activations": lambda: Layers(neighbours(F.relu)),
+    "scaled by each feature": lambda: Layers(lambda m, x: m.c(F.relu(m.b(m.a(x) * x.repeat(1, 2))))),
+    "chosen by itself": lambda: Layers(lambda m, x: m.c((h := m.a(x))[h.norm(dim=1).argsort()])),
     "a recurrence": lambda: Layers(recurrence),
     "in place": lambda: Layers(in_place),
     "indexed and masked": lambda: Layers(indexed),
@@ -174,3 +202,70 @@ def test_only_the_collapsed_block_of_several_alike_is_named_with_the_number_of_t
 
     assert (finding.code, finding.location) == ("SC2303", "0.up")
     assert finding.evidence["layers"] == [["0.up", "0.down"], ["1.up", "1.down"]]
+
+
+def equation(net: nn.Module, of: Callable[[nn.Module, torch.Tensor], torch.Tensor], **keys: Any) -> Callable[[], Any]:
+    """u'' = -sin, for u = `of`(net, x)."""
+
+    def residual(model: nn.Module, batch: Any) -> torch.Tensor:
+        x = batch[0].clone().requires_grad_()
+        slope = torch.autograd.grad(of(model, x).sum(), x, create_graph=True)[0]
+        curvature = torch.autograd.grad(slope.sum(), x, create_graph=True)[0]
+        return (curvature + x.sin()).square().mean() + of(model, x).square().mean()
+
+    def setup() -> dict[str, Any]:
+        loader = DataLoader(TensorDataset(torch.linspace(0.1, 3, 64)[:, None]), batch_size=32)
+        optimizer = torch.optim.Adam(net.parameters())
+        return {"model": net, "train_loader": loader, "compute_loss": residual, "optimizer": optimizer, **keys}
+
+    return setup
+
+
+def network(activation: nn.Module) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(1, 16), activation, nn.Linear(16, 16), activation, nn.Linear(16, 1))
+
+
+def bare(net: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    value: torch.Tensor = net(x)
+    return value
+
+
+def pinned(net: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Zero at zero by construction, which gives the whole a second derivative that is not zero."""
+    return x * bare(net, x)
+
+
+@pytest.mark.parametrize("of", [bare, pinned])
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.LeakyReLU(0.2), nn.Hardtanh()])
+def test_a_second_derivative_that_is_zero_everywhere_is_found(activation: Any, of: Any, make_bench: Any) -> None:
+    (finding,) = CHECK.run(make_bench(equation(network(activation), of))).findings
+
+    assert (finding.code, finding.evidence["points"]) == ("SC2304", 32)
+    assert finding.evidence["activation"] in {"relu", "leaky_relu", "hardtanh"}
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh(), nn.SiLU(), nn.ELU(), nn.Softplus()])
+def test_smooth_networks_have_a_second_derivative(activation: Any, make_bench: Any) -> None:
+    assert CHECK.run(make_bench(equation(network(activation), pinned))).findings == ()
+
+
+def test_a_network_that_starts_at_zero_is_not_called_straight(make_bench: Any) -> None:
+    net = network(nn.Tanh())
+    nn.init.zeros_(net[-1].weight)
+
+    assert CHECK.run(make_bench(equation(net, bare))).findings == ()
+
+
+@pytest.mark.parametrize("of", [lambda net, x: net(x).exp(), lambda net, x: net(x.sin())])
+def test_what_is_curved_before_or_behind_a_straight_network_is_left_alone(of: Any, make_bench: Any) -> None:
+    assert CHECK.run(make_bench(equation(network(nn.ReLU()), of))).findings == ()
+
+
+def test_first_derivatives_of_a_straight_network_are_left_alone(make_bench: Any) -> None:
+    def penalty(model: nn.Module, batch: Any) -> torch.Tensor:
+        x = batch[0].clone().requires_grad_()
+        slope = torch.autograd.grad(model(x).sum(), x, create_graph=True)[0]
+        return (slope.norm(dim=1) - 1).square().mean()
+
+    assert CHECK.run(make_bench(equation(network(nn.ReLU()), bare, compute_loss=penalty))).findings == ()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from stabcheck.trial.affine.curvature import CurvatureWatch, Straight
 from stabcheck.trial.affine.proof import is_affine_between
 from stabcheck.trial.affine.tape import Layer, Tape
 from stabcheck.trial.bench import Bench
@@ -46,6 +47,8 @@ class Found:
     """Whether no layer of the model reads another one through anything non-linear."""
     unused: tuple[str, ...]
     """Activation modules that were not called."""
+    straight: Straight | None
+    """A network of straight pieces whose curvature the loss asks for."""
 
 
 def find(bench: Bench) -> Found:
@@ -61,7 +64,8 @@ def find(bench: Bench) -> Found:
     unused = tuple(n for n, m in modules.items() if isinstance(m, _ACTIVATIONS) and n not in tape.entered)
     chains = [_chain(run, modules, unused) for run in _runs(layers)]
     proved = [c for c in chains if is_affine_between(bench, c.layers[0], c.layers[-1])]
-    return Found(len(layers), tuple(proved), not any(layer.after_nonlinear for layer in layers), unused)
+    straight = watch_one(bench, lambda model, batch: CurvatureWatch(model)).found if tape.differentiates else None
+    return Found(len(layers), tuple(proved), not any(layer.after_nonlinear for layer in layers), unused, straight)
 
 
 def _runs(layers: list[Layer]) -> list[list[Layer]]:

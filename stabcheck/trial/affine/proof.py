@@ -22,7 +22,7 @@ ReLU, GELU, sine and attention 0.05 at least in 7."""
 class _Probe(CallWatch):
     """Puts another output into the place of one layer's, and keeps what a later one reads."""
 
-    def __init__(self, model: nn.Module, first: int, last: int, instead: torch.Tensor | None) -> None:
+    def __init__(self, model: nn.Module, first: tuple[int, ...], last: int, instead: torch.Tensor | None) -> None:
         super().__init__(model)
         self.first, self.last, self.instead = first, last, instead
         self.raw = -1
@@ -35,7 +35,7 @@ class _Probe(CallWatch):
         if name in LAYERS and self.raw == self.last:
             self.got = operands(name, args, kwargs)[0].detach().clone()
         out = super().answer(name, func, args, kwargs)
-        if name in LAYERS and self.raw == self.first and isinstance(out, torch.Tensor):
+        if name in LAYERS and self.raw in self.first and isinstance(out, torch.Tensor):
             self.gave = out.detach().clone()
             if self.instead is not None and self.instead.shape == out.shape:
                 return self.instead.to(out.dtype).clone().requires_grad_()
@@ -50,7 +50,7 @@ def is_affine_between(bench: Bench, first: Layer, last: Layer) -> bool:
         session.model.eval()
 
         def run(instead: torch.Tensor | None) -> _Probe:
-            probe = _Probe(session.model, first.raw, last.raw, instead)
+            probe = _Probe(session.model, first.raw, last.raw[0], instead)
             watch_loss(session, session.placed(batch), bench.seed, probe)
             return probe
 

@@ -27,7 +27,7 @@ _SHAPES = {
 }  # fmt: skip
 _MAPS = {
     "neg", "__neg__", "dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout",
-    "mean", "sum", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
+    "mean", "sum", "cumsum", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
     "adaptive_avg_pool3d", "batch_norm", "identity",
 }  # fmt: skip
 _SUMS = {
@@ -38,8 +38,11 @@ _SCALINGS = {
 }  # fmt: skip
 _NO_VALUE = {
     "__len__", "size", "dim", "numel", "stride", "is_floating_point", "is_contiguous", "element_size", "__repr__", "isnan",
-    "isfinite", "isinf",
+    "isfinite", "isinf", "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "new_zeros", "new_ones",
+    "new_empty", "new_full", "new_tensor",
 }  # fmt: skip
+_ROWS = {"index_add", "index_add_", "scatter_add", "scatter_add_", "gather", "index_copy", "index_copy_", "__setitem__"}
+"""What hands rows on to other rows, as message passing along edges does; sums of them are affine as well."""
 _LOOKUPS = {"embedding", "embedding_bag"}
 _CATS = {"cat", "concat", "concatenate", "stack", "hstack", "vstack"}
 _ACTIVATIONS = {
@@ -55,8 +58,8 @@ class Layer:
     """One call of a layer."""
 
     index: int
-    raw: int
-    """Its place among all calls of functions that may be layers."""
+    raw: tuple[int, ...]
+    """Its places among all calls of functions that may be layers: more than one if it is called again on the same input."""
     module: str
     name: str
     """Path of the module, or of the weight where the module holds it under a name of its own."""
@@ -71,6 +74,9 @@ class Layer:
     """The layer that its input comes from with nothing but affine functions between."""
     after_nonlinear: bool
     """Whether another layer and something non-linear come before it."""
+    data: int = 0
+    """`id` of what it reads."""
+    is_conv: bool = False
     discarded: str = ""
     """An activation that was called on its output, and whose result nothing reads."""
     consumers: set[int | None] = field(default_factory=set)
@@ -90,6 +96,8 @@ class Tape(CallWatch):
     def __init__(self, model: nn.Module, batch: Any) -> None:
         super().__init__(model)
         self.layers: list[Layer] = []
+        self.differentiates = False
+        """Whether gradients are taken on the way to the loss."""
         self._raw = -1
         self._states: dict[int, _State] = {}
         self._alive: list[Any] = []
@@ -110,6 +118,7 @@ class Tape(CallWatch):
 
     def saw(self, name: str, args: Any, kwargs: Any, out: Any) -> None:
         """Follow one call."""
+        self.differentiates |= name == "grad"
         if name in _NO_VALUE:
             return
         known = [(t, s) for t in batches.tensors((args, kwargs)) if (s := self._states.get(id(t))) is not None]
@@ -144,13 +153,42 @@ class Tape(CallWatch):
     def _through(self, name: str, args: Any, kwargs: Any, states: list[_State]) -> _State:
         """The state of what a function that is no layer gives."""
         has_layer, deep = any(s.has_layer for s in states), any(s.deep for s in states)
-        source = states[0].source if len(states) == 1 else None
+        source = states[0].source if len({s.source for s in states}) == 1 else None
         if name in _LOOKUPS or name in _CATS or name in _SUMS:
             return _State(source, has_layer, deep)
+        if name in _ROWS or (len(states) > 1 and (name in _SHAPES or name in _SCALINGS)):
+            source = self._of_rows(name, args, kwargs)
+            if source is not None:
+                return _State(source, has_layer, deep)
         divides_by_it = "div" in name and args and id(args[0]) not in self._states
         if len(states) == 1 and (name in _SHAPES or name in _MAPS or (name in _SCALINGS and not divides_by_it)):
             return _State(source, has_layer, deep)
         return _State(None, has_layer, deep or has_layer or _has_weights(args, kwargs))
+
+    def _of_rows(self, name: str, args: Any, kwargs: Any) -> int | None:
+        """The one layer whose rows (its last axis whole) are chosen by indices from the data, summed up, or scaled by numbers
+        from the data that are one for each row: this does the same to all its units, so it can be done before the layer."""
+        found: set[int | None] = set()
+        for tensor in batches.tensors((args, kwargs)):
+            state = self._states.get(id(tensor))
+            if state is None:
+                continue
+            if state.source is not None:
+                found.add(state.source)
+            elif state.has_layer or not self._is_of_rows(name, tensor):
+                return None
+        divided = (
+            "div" in name and self._states.get(id(args[0])) is not None and self._states[id(args[0])].source is None
+        )
+        source = found.pop() if len(found) == 1 else None
+        # Convolutions mix the places that such numbers tell apart.
+        return source if source is not None and not divided and not self.layers[source].is_conv else None
+
+    @staticmethod
+    def _is_of_rows(name: str, tensor: torch.Tensor) -> bool:
+        if name in _SCALINGS:
+            return tensor.dim() == 0 or tensor.shape[-1] == 1
+        return not tensor.is_floating_point()
 
     def _layer(self, name: str, args: Any, kwargs: Any, out: Any) -> bool:
         """Put down a call of a layer; False if it multiplies two things that both come from the data, or neither."""
@@ -163,14 +201,19 @@ class Tape(CallWatch):
         if state is None or id(weight) in self._states or not (weight.requires_grad and weight.dim() > 1):
             return False
         base = weight if weight._base is None else weight._base
+        again = next((one for one in self.layers if one.weight == id(base) and one.data == id(data)), None)
+        if again is not None:
+            again.raw = (*again.raw, self._raw)
+            self._set(out, _State(again.index, has_layer=True, deep=state.deep))
+            return True
         inputs, outputs, factored = _sizes(name, weight, args, kwargs)
         self.layers.append(
             Layer(
-                len(self.layers), self._raw, self.module, self._name(base), inputs, outputs, factored, id(base),
-                state.source, state.deep,
+                len(self.layers), (self._raw,), self.module, self._name(base), inputs, outputs, factored, id(base),
+                state.source, state.deep, id(data), "conv" in name,
             )
         )  # fmt: skip
-        self._alive.append(base)
+        self._alive += [base, data]
         if state.source is not None:
             self.layers[state.source].consumers.add(len(self.layers) - 1)
         self._set(out, _State(len(self.layers) - 1, has_layer=True, deep=state.deep))

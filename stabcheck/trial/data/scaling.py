@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -51,9 +50,6 @@ What = Literal["inputs", "targets"]
 class Worth:
     """Progress from the constant guess (0) to the floor (1)."""
 
-    what: What
-    where: str
-    units: Units
     raw: float | None
     """The most within `raw_steps` with the units as they are, -inf if the loss became NaN or infinite at once; None if
     standard units do not help anyway."""
@@ -114,8 +110,12 @@ def _arguments(session: Session, taken: Sequence[Any], seed: int) -> dict[str, l
     return found
 
 
-def worth(bench: Bench, scan: Scan, what: What, path: str, unit: Units, seed: int) -> Worth:
-    """The experiment.
+Suspects = Mapping[tuple[What, str], Units]
+"""("inputs", path among the model's arguments) or ("targets", path in the batch) -> the units that look odd."""
+
+
+def worth(bench: Bench, scan: Scan, odd: Suspects, seed: int) -> Worth:
+    """The experiment, with all of `odd` in standard units.
 
     Raises:
         Skip: it cannot be had: no yardstick, no time, a set-up that cannot be trained or does not take standard units.
@@ -130,19 +130,19 @@ def worth(bench: Bench, scan: Scan, what: What, path: str, unit: Units, seed: in
         if scale is None:
             raise Skip("no constant guess is known to compare with")
         pace = Pace.on(bench, SECONDS, STEPS)
-        standard = _standard(bench, given, what, path, unit, seed, rates, pace)
+        standard = _standard(bench, given, odd, seed, rates, pace)
         steps = int(pace.most)
         if standard >= LEARNT:
             again = Pace.on(bench, math.inf, steps)
-            standard = min(standard, _standard(bench, given, what, path, unit, seed + 1, rates, again))
+            standard = min(standard, _standard(bench, given, odd, seed + 1, rates, again))
         if standard < LEARNT:
             if steps < STEPS:
                 raise Skip(f"the {steps} steps that there is time for teach it too little")
-            return Worth(what, path, unit, None, standard, 0, steps)
+            return Worth(None, standard, 0, steps)
         raw, raw_steps = _raw(bench, session, scale, given, rates, enough=COPES * standard, steps=steps, seed=seed)
     except UserCodeError:
         raise Skip("the set-up could not be trained in standard units") from None
-    return Worth(what, path, unit, raw, standard, raw_steps, steps)
+    return Worth(raw, standard, raw_steps, steps)
 
 
 def _raw(
@@ -167,18 +167,14 @@ def _raw(
     return best, pace.taken
 
 
-def _standard(
-    bench: Bench, given: list[Any], what: str, path: str, unit: Units, seed: int, rates: Sequence[float], pace: Pace
-) -> float:
+def _standard(bench: Bench, given: list[Any], odd: Suspects, seed: int, rates: Sequence[float], pace: Pace) -> float:
     """Progress with standard units."""
     session = bench.session()
-    change: contextlib.AbstractContextManager[None] = changed_arguments(
-        session, lambda p, t: unit.standard(t) if p == path and t.is_floating_point() else t
-    )
-    if what == "targets":
-        given = [replaced(batch, path, unit.standard) for batch in given]
-        change = contextlib.nullcontext()
-    with change:
+    for (what, path), unit in odd.items():
+        if what == "targets":
+            given = [replaced(batch, path, unit.standard) for batch in given]
+    inputs = {path: unit for (what, path), unit in odd.items() if what == "inputs"}
+    with changed_arguments(session, lambda p, t: inputs[p].standard(t) if p in inputs and t.is_floating_point() else t):
         scale = scale_of(session, given[:4], seed)
         if scale is None:
             raise Skip("in standard units no constant guess is known to compare with")

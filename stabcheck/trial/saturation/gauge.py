@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from stabcheck.trial import batches
 from stabcheck.trial.call_watch import CallWatch, argument
 
+LOSSES = {"cross_entropy", "binary_cross_entropy_with_logits"}
+"""Losses that squash what they get by themselves."""
 SQUASHING = {"tanh", "sigmoid", "softsign", "hardtanh", "hardsigmoid"}
 FLAT = 0.01
 """A unit is saturated where its slope is below this share of the steepest: |tanh| > 0.995, a sigmoid beyond 0.0025 and
@@ -61,7 +65,6 @@ class GaugeWatch(CallWatch):
         super().__init__(model)
         self.gauges: dict[tuple[str, str], Gauge] = {}
         self.wrong: list[WrongAxis] = []
-        self.opaque: set[str] = set()
         self._scores: dict[int, torch.Tensor] = {}
         self._weights: dict[int, tuple[torch.Tensor, int]] = {}
 
@@ -70,7 +73,9 @@ class GaugeWatch(CallWatch):
         kind = name.rstrip("_")
         if not isinstance(out, torch.Tensor):
             if name == "multi_head_attention_forward":
-                self.opaque.add(self.module)
+                logits = multi_head_logits(args, kwargs)
+                if logits is not None:
+                    self._put("attention", *_of_rows(logits))
             return
         if kind in SQUASHING:
             given = argument(args, kwargs, 0, "input")
@@ -78,6 +83,8 @@ class GaugeWatch(CallWatch):
             self._put(kind, _flat_share(kind, out), _size(given, out, kind))
         elif kind == "softmax":
             self._softmax(args, kwargs, out)
+        elif kind in LOSSES:
+            self._loss(kind, argument(args, kwargs, 0, "input"))
         elif name == "scaled_dot_product_attention":
             self._attention(args, kwargs)
         elif name in {"matmul", "__matmul__", "bmm", "baddbmm", "einsum"}:
@@ -102,6 +109,12 @@ class GaugeWatch(CallWatch):
             self._put("attention" if is_attention else "softmax", *_of_rows(logits.detach().movedim(dim, -1)))
         if is_attention:
             self._weights[id(out)] = (out, dim)
+
+    def _loss(self, kind: str, logits: torch.Tensor) -> None:
+        if kind != "cross_entropy":
+            self._put(kind, _flat_share("sigmoid", logits.detach().float().sigmoid()), _size(logits, logits, kind))
+        elif logits.dim() > 1 and logits.shape[1] > 1:
+            self._put(kind, *_of_rows(logits.detach().movedim(1, -1)))
 
     def _attention(self, args: Any, kwargs: Any) -> None:
         query, key, mask = (argument(args, kwargs, i, k) for i, k in ((0, "query"), (1, "key"), (3, "attn_mask")))
@@ -138,6 +151,52 @@ class GaugeWatch(CallWatch):
                 self._scores[id(out)] = out
             elif id(tensor) in self._weights and out.shape == tensor.shape:
                 self._weights[id(out)] = (out, self._weights[id(tensor)][1])
+
+
+def multi_head_logits(args: Any, kwargs: Any) -> torch.Tensor | None:
+    """The masked logits (batch times heads, queries, keys) of a call of F.multi_head_attention_forward; None if they are too
+    many, or made in another way than from two projections."""
+    bound = _MULTI_HEAD.bind(*args, **kwargs)
+    bound.apply_defaults()
+    given = bound.arguments
+    query, key, weight, bias, heads = (
+        given[k] for k in ("query", "key", "in_proj_weight", "in_proj_bias", "num_heads")
+    )
+    if query.dim() != 3 or query.shape[0] * key.shape[0] * query.shape[1] * heads > 4_000_000:
+        return None
+    weights = (given["q_proj_weight"], given["k_proj_weight"]) if weight is None else weight.chunk(3)[:2]
+    biases = (None, None) if bias is None else bias.chunk(3)[:2]
+    with torch.no_grad():
+        sides = [
+            F.linear(x, w, b).reshape(x.shape[0], x.shape[1] * heads, -1).transpose(0, 1).float()
+            for x, w, b in zip((query, key), weights, biases, strict=True)
+        ]
+        logits: torch.Tensor = sides[0] @ sides[1].transpose(1, 2) * sides[0].shape[-1] ** -0.5
+        padding = given["key_padding_mask"]
+        for mask in (given["attn_mask"], None if padding is None else padding[:, None].repeat_interleave(heads, 0)):
+            if mask is not None:
+                logits = logits.masked_fill(mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
+    return logits
+
+
+_MULTI_HEAD = inspect.signature(F.multi_head_attention_forward)
+
+
+def _with_smaller_queries(args: Any, kwargs: Any, divisor: float) -> tuple[Any, Any]:
+    """The arguments of such a call with logits that are `divisor` times smaller."""
+    bound = _MULTI_HEAD.bind(*args, **kwargs)
+    given = bound.arguments
+    if given.get("in_proj_weight") is None:
+        given["q_proj_weight"] = given["q_proj_weight"] / divisor
+    else:
+        width = given["in_proj_weight"].shape[0] // 3
+        factors = given["in_proj_weight"].new_ones(3 * width)
+        factors[:width] /= divisor
+        given["in_proj_weight"] = given["in_proj_weight"] * factors[:, None]
+    if given.get("in_proj_bias") is not None:
+        width = len(given["in_proj_bias"]) // 3
+        given["in_proj_bias"] = torch.cat([given["in_proj_bias"][:width] / divisor, given["in_proj_bias"][width:]])
+    return bound.args, bound.kwargs
 
 
 def _flat_share(kind: str, out: torch.Tensor) -> float:
@@ -186,7 +245,7 @@ class Softened(CallWatch):
     def answer(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
         """The same function of a smaller input."""
         kind = name.rstrip("_")
-        if kind in SQUASHING or kind == "softmax":
+        if kind in SQUASHING or kind in LOSSES or kind == "softmax":
             divisor = self.divisors.get((self.module, kind)) or (
                 self.divisors.get((self.module, "attention")) if kind == "softmax" else None
             )
@@ -194,6 +253,8 @@ class Softened(CallWatch):
                 in_place = name.endswith("_") or kwargs.get("inplace")
                 smaller = args[0].div_(divisor) if in_place else args[0] / divisor
                 return super().answer(name, func, (smaller, *args[1:]), kwargs)
+        elif name == "multi_head_attention_forward" and (divisor := self.divisors.get((self.module, "attention"))):
+            return super().answer(name, func, *_with_smaller_queries(args, kwargs, divisor))
         elif name == "scaled_dot_product_attention" and (divisor := self.divisors.get((self.module, "attention"))):
             return super().answer(name, func, (args[0] / divisor, *args[1:]), kwargs)
         return super().answer(name, func, args, kwargs)
