@@ -90,6 +90,13 @@ def test_without_validation_data_there_is_nothing_to_say(make_bench: MakeBench) 
         judged(make_bench, classifier())
 
 
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a rehearsal is as long as on an idle one."""
+    monkeypatch.setattr(overfitting, "SECONDS", 60.0)
+    monkeypatch.setattr(overfitting, "SHARE", 1.0)
+
+
 def planned(
     train: int, val: int, *, noise: float = 0.0, epochs: int = 200, width: int = 64, **keys: Any
 ) -> Callable[[], Any]:
