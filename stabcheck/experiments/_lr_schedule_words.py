@@ -101,7 +101,7 @@ def _spent(run: Forecast, facts: dict[str, Any]) -> dict[str, Any]:
 
 def _climbs(run: Forecast, facts: dict[str, Any]) -> dict[str, Any]:
     # One valley and back to the top is a length that was halved; several may be cycles that are meant.
-    return {"severity": "fail" if facts["swings"] == 1 and facts["last"] >= 0.5 else "warn"}
+    return {"severity": "fail" if facts["swings"] == 1 and facts["again"] >= 0.5 else "warn"}
 
 
 def _not_reached(run: Forecast, facts: dict[str, Any]) -> dict[str, Any]:
@@ -121,7 +121,14 @@ def _cut_short(run: Forecast, facts: dict[str, Any]) -> dict[str, Any]:
 def _grows(run: Forecast, facts: dict[str, Any]) -> dict[str, Any]:
     gamma = getattr(run.session.setup.scheduler, "gamma", None)
     hint = f" (gamma is {gamma})" if gamma is not None else ""
-    return {"hint": hint, "severity": "fail" if facts["factor"] >= 10 else "warn"}
+    why, advice = (
+        "has no end to it",
+        f"a factor below 1 makes the rate decay{hint}; a warm-up needs an end, as LinearLR has",
+    )
+    if facts.get("floor") is not None:
+        why = f"is to fall to eta_min={facts['floor']:.3g}, which is above the optimizer's lr"
+        advice = "give an eta_min below the lr: it is a rate, not a share of one"
+    return {"why": why, "advice": advice, "severity": "fail" if facts["factor"] >= 10 or facts.get("floor") else "warn"}
 
 
 def _always_zero(run: Forecast, facts: dict[str, Any]) -> dict[str, Any]:
@@ -142,7 +149,7 @@ def _reset(run: Forecast, facts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-_TO_DECIDE = frozenset({"mild", "dead", "restarts"})
+_TO_DECIDE = frozenset({"mild", "dead", "restarts", "floor"})
 """What only the severity was decided by."""
 _WORDS = {
     "other-optimizer": _other_optimizer,

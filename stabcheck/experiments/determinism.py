@@ -64,6 +64,14 @@ STEP = Rule(
     "look in the step, the model and the loss for random numbers that no seed reaches: np.random.default_rng() without a "
     "number, torch.Generator().seed(), os.urandom, the clock; and for state kept at module level",
 )
+RESEEDED = Rule(
+    "SC2005",
+    "generators-beyond-seed",
+    "warn",
+    "built twice from the same seed, with the same weights and batches, the global random generators stand elsewhere after step "
+    "{step}{losses}: something in the step seeds them anew, or draws from them a number of times that no seed decides",
+    "seed once, before the set-up is built; never from the clock, the process id or os.urandom, and not inside the step",
+)
 NOTHING = 1e-5
 """Differences below this are none: a loss may be a sum of large parts that cancel, as of normalised advantages."""
 ROUNDING, BEYOND = 2.0**-23, 1e-3
@@ -71,7 +79,7 @@ ROUNDING, BEYOND = 2.0**-23, 1e-3
 order of additions: 8,000 times as much."""
 
 
-@experiment(title="Same seed, same run", rules=(WEIGHTS, DATA, CLAIMED, STEP), cost="dear")
+@experiment(title="Same seed, same run", rules=(WEIGHTS, DATA, CLAIMED, STEP, RESEEDED), cost="dear")
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Build and train twice, compare."""
     from stabcheck.trial.seeded_run import apart, run_from_seed
@@ -115,6 +123,9 @@ def _first_difference(
     for index, (a, b) in enumerate(zip(one.batches, two.batches, strict=False)):
         if a != b:
             return "data", DATA.at(None, source=bench.source(bench.shared().setup.train_loader), index=index + 1)
+    step = next((i for i, (a, b) in enumerate(zip(one.generators, two.generators, strict=False), 1) if a != b), None)
+    if step is not None:
+        return "random numbers", _moved(bench, one, two, step)
     if one.losses[:1] != two.losses[:1]:
         where = "first loss"
     elif one.losses != two.losses or weights > 0:
@@ -122,6 +133,13 @@ def _first_difference(
     else:
         return None, None
     return where, _claimed(source, where, len(one.batches), loss, weights) or _beyond(bench, one, two)
+
+
+def _moved(bench: Bench, one: SeededRun, two: SeededRun, step: int) -> Finding:
+    """Generators that one seed does not decide: exact, for they do not round."""
+    apart = [(a, b) for a, b in zip(one.losses[:step], two.losses[:step], strict=False) if a != b]
+    losses = f" (and its losses are {apart[-1][0]:.6g} and {apart[-1][1]:.6g})" if apart else ""
+    return RESEEDED.at(None, source=bench.source(bench.shared().setup.train_step), step=step, losses=losses)
 
 
 def _beyond(bench: Bench, one: SeededRun, two: SeededRun) -> Finding | None:

@@ -44,8 +44,8 @@ EVAL_TRAINING = Rule(
     "SC0608",
     "trained-in-eval-mode",
     "warn",
-    message="train_step runs the whole model in eval mode: {what} will not act as in training",
-    fix="call model.train() before training; models loaded by from_pretrained() come in eval mode",
+    message="train_step runs the whole model in eval mode: {what} will not act as in training{contradiction}",
+    fix="{advice}",
     why="The model trains without dropout and with frozen statistics; the loss looks all the better for it.",
 )
 NOTHING = Rule(
@@ -141,10 +141,21 @@ class _Judge:
         )
 
     def training(self) -> Iterator[Finding]:
-        asleep = self.seen.asleep()
-        if asleep:
-            source = self.bench.source(self.seen.setup.train_step)
-            yield EVAL_TRAINING.at(asleep[0].path or None, source=source, what=named(asleep))
+        seen, asleep = self.seen, self.seen.asleep()
+        if not asleep:
+            return
+        # Whoever switches to training mode when validation is over means to train in it.
+        undone = seen.eval_in_step and seen.wakes_model
+        yield EVAL_TRAINING.at(
+            asleep[0].path or None,
+            source=self.bench.source(seen.setup.train_step),
+            severity="fail" if undone else None,
+            what=named(asleep),
+            contradiction=", although validate() puts the model back into training mode" if undone else "",
+            advice="Call model.train() before the forward pass; eval() belongs into the validation."
+            if seen.eval_in_step
+            else "Call model.train() before training; models loaded by from_pretrained() come in eval mode.",
+        )
 
     # --- data and results
 

@@ -78,9 +78,23 @@ UNDECLARED = Rule(
     why="The length of the run, the schedule and the size of a batch are reckoned with another number of steps.",
 )
 
+CLIPPED = Rule(
+    "SC2206",
+    "clipped-while-accumulating",
+    "warn",
+    message="the sum of gradients is clipped before it is complete: {count} of {total} micro-batches without a step of {optimizer} "
+    "are clipped to {threshold:.3g}, the last from {norm:.3g}; the first ones of a window are shrunk again and again, "
+    "and the last weighs most",
+    fix="clip once, right before the step, when all micro-batches are in the gradient",
+)
+OFTEN = 0.5
+"""Share of the micro-batches that the clipping must really have shortened: a guard that hardly ever acts is no matter."""
+
 
 @experiment(
-    title="Accumulates gradients", about=("train_step",), rules=(THROWN, UNDIVIDED, EVERY_CALL, OTHER_PACE, UNDECLARED)
+    title="Accumulates gradients",
+    about=("train_step",),
+    rules=(THROWN, UNDIVIDED, EVERY_CALL, OTHER_PACE, UNDECLARED, CLIPPED),
 )
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Watch windows of micro-batches in the set-up's own step."""
@@ -148,8 +162,28 @@ def _judge(seen: Windows, parts: int, source: Source | None) -> Iterator[Finding
     if accumulates and seen.gap is not None and seen.gap != seen.declared and len(seen.uses) > 1:
         rule = UNDECLARED if seen.declared == 1 else OTHER_PACE
         yield rule.at(None, source=source, declared=seen.declared, optimizer=seen.optimizer, gap=seen.gap)
+    if accumulates and seen.gap is not None and seen.gap > 1:
+        yield from _clipped_early(seen, source)
     if accumulates or parts > 1:
         yield from _scale(seen, parts, source)
+
+
+def _clipped_early(seen: Windows, source: Source | None) -> Iterator[Finding]:
+    """All passes stay in the gradient, yet it is clipped in calls that end without a step."""
+    between = [call for call in seen.calls if not call.uses]
+    clips = [next((c for c in call.clips if c.fresh and c.norm > c.threshold > 0), None) for call in between]
+    acting = [clip for clip in clips if clip is not None]
+    if acting and len(acting) >= OFTEN * len(between):
+        last = acting[-1]
+        yield CLIPPED.at(
+            None,
+            source=source,
+            count=len(acting),
+            total=len(between),
+            optimizer=seen.optimizer,
+            threshold=last.threshold,
+            norm=last.norm,
+        )
 
 
 def _scale(seen: Windows, parts: int, source: Source | None) -> Iterator[Finding]:

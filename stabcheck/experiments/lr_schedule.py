@@ -22,6 +22,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stabcheck.check import Finding, Outcome, Rule, Skip, experiment
+from stabcheck.experiments import _lr_schedule_base
 from stabcheck.experiments._lr_schedule_words import facts_of
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ CLIMBS_BACK = Rule(
     "SC0507",
     "rate-rises-again",
     "warn",
-    "{scheduler} reaches its lowest rate {when} and climbs again, to {last:.0%} of the peak at the end of the run",
+    "{scheduler} reaches its lowest rate {when} and climbs again, to {again:.0%} of the peak; the run ends at {last:.2g} of it",
     "size it for the run ({calls} calls); if cycles are meant, CosineAnnealingWarmRestarts or CyclicLR says so",
 )
 NOT_REACHED = Rule(
@@ -99,15 +100,6 @@ CUT_SHORT = Rule(
     "warn",
     "{scheduler} decays over {needs} calls and is called {calls} times, {cadence}: the run ends at {last:.0%} of the peak rate",
     "size it for {calls} calls{resized}, or plan the longer run",
-)
-RATE_AS_FACTOR = Rule(
-    "SC0510",
-    "rate-used-as-factor",
-    "fail",
-    "the function given to LambdaLR returns a rate ({factor:.3g}), but what it returns is multiplied with the optimizer's lr "
-    "({base:.3g}), so the rate never exceeds {peak:.3g}",
-    "return a factor between 0 and 1 (divide by {base:.3g}), or set the optimizer's lr to 1.0",
-    why="The model trains with the product of two rates, thousands of times less than was meant.",
 )
 CADENCE_CONTRADICTED = Rule(
     "SC0511",
@@ -128,8 +120,8 @@ GROWS = Rule(
     "SC0513",
     "rate-grows-without-end",
     "warn",
-    "the learning rate only grows, from {first:.3g} to {last:.3g} at the end of the run, and {scheduler} has no end to it",
-    "a factor below 1 makes the rate decay{hint}; a warm-up needs an end, as LinearLR has",
+    "the learning rate only grows, from {first:.3g} to {last:.3g} at the end of the run, and {scheduler} {why}",
+    "{advice}",
     why="Sooner or later every growing rate is too large, and what was learnt until then is lost.",
 )
 ALWAYS_ZERO = Rule(
@@ -191,7 +183,9 @@ RULE_OF = {
     title="Learning-rate schedule over the whole run",
     about=("scheduler", "train_step", "optimizer"),
     rules=tuple(
-        sorted({*RULE_OF.values(), RATE_AS_FACTOR, CADENCE_CONTRADICTED, IMPATIENT}, key=lambda rule: rule.code)
+        sorted(
+            {*RULE_OF.values(), *_lr_schedule_base.RULES, CADENCE_CONTRADICTED, IMPATIENT}, key=lambda rule: rule.code
+        )
     ),
 )
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
@@ -200,8 +194,9 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
 
     run = forecast_rates(bench)
     finding = (
-        _finding(bench, run)
-        or _factor(bench, run)
+        _lr_schedule_base.begun(run)
+        or _finding(bench, run)
+        or _lr_schedule_base.factor(bench, run)
         or _zero_group(bench, run)
         or _cadence(bench, run)
         or _impatient(bench, run)
@@ -234,26 +229,6 @@ def _finding(bench: Bench, run: Forecast) -> Finding | None:
     if rule is NEVER_STEPPED or run.by_hand or (steps_it and rule in {WRONG_PACE, RAISES, OVERWRITTEN}):
         return rule.at(place, source=bench.source(run.session.setup.train_step), severity=severity, **facts)
     return rule.at(place, severity=severity, **facts)
-
-
-def _factor(bench: Bench, run: Forecast) -> Finding | None:
-    """A LambdaLR whose function returns the rate itself: its highest factor is the base rate."""
-    from stabcheck.trial.schedule.base_rate import is_a_rate
-    from stabcheck.trial.schedule.sizes import parts
-
-    setup = run.session.setup
-    if not len(run.used) or run.by_hand:
-        return None
-    peaks = [float(rate) for rate in run.used.max(axis=0)]
-    for part in parts(setup.scheduler) if setup.scheduler is not None else []:
-        bases, functions = getattr(part, "base_lrs", None), getattr(part, "lr_lambdas", None)
-        if not bases or not functions or len(bases) != len(peaks):
-            continue
-        pairs = [(float(base), peak / float(base)) for base, peak in zip(bases, peaks, strict=True) if base > 0]
-        if pairs and all(is_a_rate(factor, base) for base, factor in pairs):
-            base, factor = pairs[0]
-            return RATE_AS_FACTOR.at(source=bench.source(functions[0]), factor=factor, base=base, peak=factor * base)
-    return None
 
 
 def _zero_group(bench: Bench, run: Forecast) -> Finding | None:

@@ -16,7 +16,7 @@ from stabcheck.trial.batches import tensors
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.modes import undisturbed
 from stabcheck.trial.norms import dense
-from stabcheck.trial.rng import kept_rng
+from stabcheck.trial.rng import kept_rng, rng_state
 from stabcheck.trial.session import Session
 from stabcheck.userland import UserCodeError
 
@@ -32,6 +32,8 @@ class SeededRun:
     """Digest of each parameter and buffer at the start."""
     batches: list[bytes] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
+    generators: list[str] = field(default_factory=list)
+    """Digest of the states of all global generators after each step."""
     after: dict[str, torch.Tensor] = field(default_factory=dict)
     """Parameters at the end."""
     forward_repeats: bool | None = None
@@ -59,10 +61,18 @@ def run_from_seed(bench: Bench, steps: int, *, again: bool = False) -> SeededRun
             loss = None
         if loss is not None:
             seen.losses.append(loss)
+        seen.generators.append(_generators())
         if index + 1 >= steps or (not again and time.monotonic() - started > PATIENCE):
             break
     seen.after = {name: p.detach().clone() for name, p in session.model.named_parameters() if not is_lazy(p)}
     return seen
+
+
+def _generators() -> str:
+    state = rng_state()
+    _, numbers, *place = state.numpy_state
+    words = repr((state.python_state, numbers.tobytes(), place)).encode()
+    return digest(state.torch_state, *state.cuda_states).hex() + blake2b(words, digest_size=16).hexdigest()
 
 
 def digest(*parts: torch.Tensor) -> bytes:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import random
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -99,6 +102,46 @@ def test_a_loss_that_differs_by_more_than_rounding_is_a_warning(seed: int, make_
     assert (finding.code, finding.severity) == ("SC2004", "warn")
     one, two = finding.evidence["one"], finding.evidence["two"]
     assert finding.evidence["times"] == pytest.approx(abs(one - two) / max(one, two) * 2**23)
+
+
+def reseeding(seed: Callable[[], Any]) -> Callable[[], dict[str, Any]]:
+    """A set-up whose step begins with `seed()`."""
+
+    def entry() -> dict[str, Any]:
+        parts = classifier(dropout)()
+        model, optimizer = parts["model"], parts["optimizer"]
+
+        def step(batch: Any) -> torch.Tensor:
+            seed()
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(batch[0]), batch[1])
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        return {**parts, "train_step": step}
+
+    return entry
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [
+        lambda: torch.manual_seed(time.time_ns() % 2**31),
+        torch.seed,
+        lambda: np.random.seed(time.time_ns() % 2**31),
+        lambda: random.seed(os.urandom(8)),
+    ],
+    ids=["torch, clock", "torch, entropy", "numpy, clock", "python, entropy"],
+)
+def test_generators_that_are_seeded_from_outside_are_a_warning(seed: Callable[[], Any], make_bench: Make) -> None:
+    (finding,) = CHECK.run(make_bench(reseeding(seed))).findings
+    assert (finding.code, finding.severity, finding.evidence["step"]) == ("SC2005", "warn", 1)
+
+
+@pytest.mark.parametrize("seed", [lambda: torch.manual_seed(3), lambda: None, lambda: torch.rand(2)])
+def test_generators_that_follow_the_seed_are_silent(seed: Callable[[], Any], make_bench: Make) -> None:
+    assert CHECK.run(make_bench(reseeding(seed))).findings == ()
 
 
 def test_noise_in_the_gradient_shows_a_step_later(make_bench: Make) -> None:

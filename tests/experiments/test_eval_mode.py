@@ -207,6 +207,40 @@ def test_training_in_eval_mode_all_along(make_bench: MakeBench) -> None:
     assert found(judge(make_bench, as_loaded)) == {("SC0608", "warn")}
 
 
+def sleeping(which: Callable[[nn.Module], nn.Module], *, wakes: bool) -> dict[str, Any]:
+    """train_step puts what `which` picks into eval mode; validate() puts the model back into training mode or as it was."""
+    parts = setup(drop, careful, train_mode=False)
+    model, step, validate = parts["model"], parts["train_step"], parts["validate"]
+
+    def train_step(batch: Any) -> torch.Tensor:
+        which(model).eval()
+        loss: torch.Tensor = step(batch)
+        return loss
+
+    def waking() -> Any:
+        found = validate()
+        if wakes:
+            model.train()
+        return found
+
+    return {**parts, "train_step": train_step, "validate": waking}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_eval_called_in_the_step_fails_where_validation_ends_in_training_mode(make_bench: MakeBench, seed: int) -> None:
+    outcome = judge(make_bench, lambda: sleeping(lambda model: model, wakes=True), seed)
+    assert found(outcome) == {("SC0608", "fail")}
+    assert "before the forward pass" in outcome.findings[0].fix
+    assert found(judge(make_bench, lambda: sleeping(lambda model: model, wakes=False), seed)) == {("SC0608", "warn")}
+
+
+def test_a_part_that_the_step_freezes_is_meant(make_bench: MakeBench) -> None:
+    def frozen() -> dict[str, Any]:
+        return sleeping(lambda model: next(m for m in model.modules() if isinstance(m, nn.Dropout)), wakes=True)
+
+    assert judge(make_bench, frozen).findings == ()
+
+
 def test_model_that_gives_no_loss_in_eval_mode_is_skipped(make_bench: MakeBench) -> None:
     class Detector(nn.Module):
         def __init__(self) -> None:

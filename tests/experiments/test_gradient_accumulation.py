@@ -24,7 +24,7 @@ def codes(outcome: Outcome) -> dict[str, str]:
 
 def window(
     every: int = 4, *, divide: float | None = None, first: int = 1, clears: str = "step", steps: str = "window",
-    clip: float | None = None, loss: Any = loss_of,
+    clip: float | None = None, clips: str = "window", loss: Any = loss_of,
 ) -> Any:  # fmt: skip
     """A step that accumulates over `every` calls."""
 
@@ -37,8 +37,10 @@ def window(
             value = loss(model, batch)
             (value / (every if divide is None else divide)).backward()
             count[0] += 1
+            if clip and clips == "call":
+                nn.utils.clip_grad_norm_(model.parameters(), clip)
             if count[0] % every == 0 or steps == "call":
-                if clip:
+                if clip and clips == "window":
                     nn.utils.clip_grad_norm_(model.parameters(), clip)
                 optimizer.step()
                 optimizer.zero_grad()
@@ -113,6 +115,24 @@ def test_clipping_that_always_acts_hides_it_too(make_bench: MakeBench) -> None:
     setup = stepping(window(divide=1.0, clip=1e-3), accumulate_steps=4, optimizer=torch.optim.SGD)
 
     assert CHECK.run(make_bench(setup)).findings == ()
+
+
+@pytest.mark.parametrize("every", [2, 4])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_sum_that_is_clipped_before_it_is_complete(every: int, seed: int, make_bench: MakeBench) -> None:
+    setup = stepping(window(every, clip=1e-2, clips="call"), accumulate_steps=every)
+
+    outcome = CHECK.run(make_bench(setup, seed=seed))
+
+    assert codes(outcome) == {"SC2206": "warn"}
+    (finding,) = outcome.findings
+    assert finding.evidence["count"] == finding.evidence["total"] > 0
+    assert finding.evidence["norm"] > finding.evidence["threshold"] == 1e-2
+
+
+@pytest.mark.parametrize("step", [window(clip=1e3, clips="call"), window(clip=1e-2)], ids=["guard", "once"])
+def test_clipping_that_spares_the_micro_batches_is_silent(step: Any, make_bench: MakeBench) -> None:
+    assert CHECK.run(make_bench(stepping(step, accumulate_steps=4))).findings == ()
 
 
 def test_a_sum_over_samples_is_not_divided(make_bench: MakeBench) -> None:

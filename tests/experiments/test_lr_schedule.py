@@ -307,6 +307,26 @@ def noam(warmup: float) -> Callable[[int], float]:
     return lambda step: min((step + 1) ** -0.5, (step + 1) * warmup**-1.5)
 
 
+def warm_cosine(length: int) -> Build:
+    """A warm-up of 40 calls and a cosine of `length` after it."""
+    return lambda o: schedulers.SequentialLR(
+        o, [schedulers.LinearLR(o, 0.05, 1.0, 40), schedulers.CosineAnnealingLR(o, length)], [40]
+    )
+
+
+def begun(calls: int) -> Build:
+    """A cosine over the run that has been stepped before it."""
+
+    def build(optimizer: torch.optim.Optimizer) -> Any:
+        scheduler = schedulers.CosineAnnealingLR(optimizer, STEPS)
+        for _ in range(calls):
+            optimizer.step()
+            scheduler.step()
+        return scheduler
+
+    return build
+
+
 SILENT: dict[str, Callable[[], dict[str, Any]]] = {
     "constant": setup(lambda o: schedulers.LambdaLR(o, lambda _: 1.0)),
     "ConstantLR that does nothing": setup(lambda o: schedulers.ConstantLR(o, 1.0)),
@@ -371,6 +391,12 @@ SILENT: dict[str, Callable[[], dict[str, Any]]] = {
     ),
     "an epoch counted inside the step": setup(lambda o: schedulers.StepLR(o, 5), "epoch", own=own_step(accumulate=22)),
     "by hand": setup(None, None, own=own_step(calls=0, rate=lambda s: 0.1 * cosine(20, STEPS)(s + 1))),
+    "five half-cosines": setup(lambda o: schedulers.CosineAnnealingLR(o, STEPS // 5)),
+    "three half-cosines after a warm-up": setup(warm_cosine((STEPS - 40) // 3)),
+    "three half-cosines of the wrong length by a rounding": setup(lambda o: schedulers.CosineAnnealingLR(o, STEPS / 3)),
+    "half-cosines above a high floor": setup(lambda o: schedulers.CosineAnnealingLR(o, STEPS // 5, eta_min=0.03)),
+    "factor of five": setup(lambda o: schedulers.LambdaLR(o, lambda s: 1 + 4 * min(1, s / 50))),
+    "begun by one call": setup(begun(1)),
     "scheduler not given": setup(sized(STEPS)["CosineAnnealingLR"], None, own=own_step(), given=False),
 }  # fmt: skip
 
@@ -403,6 +429,13 @@ FAULTY: dict[str, tuple[str, str, Callable[[], dict[str, Any]]]] = {
     "cosine half the length": ("SC0507", "fail", setup(lambda o: schedulers.CosineAnnealingLR(o, STEPS // 2))),
     "cosine two thirds of the length": ("SC0507", "warn", setup(lambda o: schedulers.CosineAnnealingLR(o, STEPS * 2 // 3))),
     "Hugging Face cosine half the length": ("SC0507", "fail", setup(lambda o: schedulers.LambdaLR(o, cosine(10, STEPS // 2)))),
+    "warm-up, then cosine a third of the length": ("SC0507", "fail", setup(warm_cosine(62))),
+    "cosine a third of the length": ("SC0507", "fail", setup(lambda o: schedulers.CosineAnnealingLR(o, 69))),
+    "Noam's formula with the lr of Adam": (
+        "SC0518", "warn", setup(lambda o: schedulers.LambdaLR(o, lambda s: noam(100)(s) / 32), lr=1e-3)),
+    "Noam's formula the wrong way up": ("SC0518", "warn", setup(lambda o: schedulers.LambdaLR(o, lambda s: 20 * noam(60)(s) * 60))),
+    "begun long before": ("SC0519", "fail", setup(begun(STEPS // 3))),
+    "eta_min above the rate": ("SC0513", "fail", setup(lambda o: schedulers.CosineAnnealingLR(o, STEPS, eta_min=0.5))),
     "warm-up longer than the run": ("SC0508", "fail", setup(lambda o: schedulers.LambdaLR(o, lambda step: min(1.0, step / 1000)))),
     "CyclicLR with its default": ("SC0508", "fail", setup(lambda o: schedulers.CyclicLR(o, 0.001, 0.1))),
     "ConstantLR with its default": ("SC0508", "fail", setup(schedulers.ConstantLR, "epoch", max_epochs=3)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +15,10 @@ from stabcheck.trial.schedule.rate_shape import (
     SPENT_EARLY,
     TURN,
     Rates,
+    Shape,
     last_change,
     shape_of,
+    valleys_of,
     varying,
 )
 from stabcheck.trial.schedule.simulation import Curve, Schedule
@@ -23,6 +26,8 @@ from stabcheck.trial.schedule.sizes import CYCLIC, parts
 
 SPENT_AT_ONCE = 0.2
 """Spent before so little of the run, it is no schedule of this run: a rate that halves every thirtieth is spent at a third."""
+CYCLE_SLACK = 0.02
+"""Share of a rise by which the last cycle may be cut: rounded numbers of steps, a last partial batch."""
 FAR = 5
 """Run lengths after which a first milestone is no longer that of a run which was shortened."""
 AHEAD = 20_000
@@ -54,14 +59,29 @@ def fault_of_course(schedule: Schedule | None, used: Rates, stride: int, calls: 
         if fault is not None:
             return fault
     if not names & CYCLIC and all(s.climb >= TURN or (s.swings and "CosineAnnealingLR" in names) for s in shapes):
-        # Several cycles are meant if they come from no cosine that should end, or if the run ends in a valley.
-        last = shape.last / shape.peak
-        meant = (shape.swings != 1 and "CosineAnnealingLR" not in names) or last < TOLERANCE
-        facts = {"swings": shape.swings, "call": shape.valley_at * stride, "last": last}
-        return None if meant else Fault("climbs", facts)
+        # Several cycles are meant if they come from no cosine that should end, or if the run ends where one of them does.
+        meant = (shape.swings != 1 and "CosineAnnealingLR" not in names) or _ends_in_valley(
+            schedule, shape, used, calls
+        )
+        first, top = shape.rises[0] if shape.rises else (shape.valley_at, len(used) - 1)
+        facts = {"swings": shape.swings, "call": first * stride, "last": shape.last / shape.peak}
+        again = float(used[top, groups[0]]) / shape.peak
+        return None if meant else Fault("climbs", {**facts, "again": again})
     if schedule is not None and all(0.5 * s.peak < s.last < s.peak for s in shapes) and not names & CYCLIC:
         return _cut_short(schedule, groups, calls)
     return None
+
+
+def _ends_in_valley(schedule: Schedule | None, shape: Shape, used: Rates, calls: int) -> bool:
+    """Whether a run of several cycles stops at the end of one, give or take `CYCLE_SLACK`: then its length was computed.
+
+    A rate that is low at the end is not enough: a cosine of any length is low for a fifth of its time.
+    """
+    if schedule is None or not shape.rises:
+        return shape.last / shape.peak < TOLERANCE
+    valleys = valleys_of(schedule.curve(2 * calls).rates[:, varying(used)[0]])
+    cycle = shape.rises[0][1] - shape.rises[0][0]
+    return any(abs(at - (len(used) - 1)) <= max(1.0, CYCLE_SLACK * cycle) for at in valleys)
 
 
 def _still_rising(schedule: Schedule, used: Rates, group: int, calls: int) -> Fault | None:
@@ -71,12 +91,19 @@ def _still_rising(schedule: Schedule, used: Rates, group: int, calls: int) -> Fa
     peak, first, reached = float(ahead.max()), float(used[0, group]), float(used[-1, group])
     grows = float(ahead[-1]) == peak > float(ahead[int(0.95 * len(ahead))])
     endless = grows or any(getattr(part, "gamma", 0) > 1 for part in parts(schedule.scheduler))
-    if endless and reached >= 1.5 * first:
-        return Fault("grows", {"first": first, "last": reached, "factor": reached / first if first > 0 else math.inf})
+    floors = [float(part.eta_min) for part in parts(schedule.scheduler) if _floor_above_base(part)]
+    if (endless or floors) and reached >= 1.5 * first:
+        facts = {"first": first, "last": reached, "factor": reached / first if first > 0 else math.inf}
+        return Fault("grows", {**facts, "floor": floors[0] if floors else None})
     if endless or reached >= (1 - TOLERANCE) * peak:
         return None
     needs = int(np.argmax(ahead >= (1 - 1e-6) * peak)) * stride
     return Fault("not-reached", {"first": first, "last": reached, "target": peak, "needs": needs})
+
+
+def _floor_above_base(part: Any) -> bool:
+    bases, floor = getattr(part, "base_lrs", []), getattr(part, "eta_min", None)
+    return bool(bases) and isinstance(floor, (int, float)) and floor > max(bases) > 0
 
 
 def _stays_low(schedule: Schedule, used: Rates, calls: int) -> Fault | None:

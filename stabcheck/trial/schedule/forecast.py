@@ -39,6 +39,8 @@ class Forecast:
     pace_assumed: bool = False
     """How often the scheduler is called is neither declared nor seen."""
     waits_for_metric: bool = False
+    begun_at: int = 0
+    """How often the scheduler of a fresh set-up, whose optimizer has not made a step, has been stepped already."""
     ends_with_run: bool = False
     """The schedule is over, by its own measure, where the run is."""
 

@@ -77,6 +77,7 @@ def _simulated(bench: Bench, observed: Observed | None) -> Forecast | None:
     session = bench.session()
     scheduler, optimizer = session.setup.scheduler, session.setup.optimizer
     bound = getattr(scheduler, "optimizer", None)
+    begun_at = 0 if getattr(optimizer, "state", None) else int(getattr(scheduler, "last_epoch", 0))
     apart = hasattr(bound, "param_groups") and optimizer is not None and not same_groups(bound, optimizer)
     if apart and (observed is None or observed.optimizer_steps):
         run = _constant(session, observed)
@@ -98,6 +99,7 @@ def _simulated(bench: Bench, observed: Observed | None) -> Forecast | None:
             return run if other.kind == "overwritten" else None
     bench.tell(0.4, "stepping the scheduler through the planned run")
     run = _judged(session, schedule, ways, observed)
+    run.begun_at = begun_at
     if apart:
         run.notes.append(
             NotChecked("'optimizer'", "train_step does not step it: the scheduler's own optimizer was looked at")

@@ -48,10 +48,15 @@ class Shape:
     """How far the rate has gradually climbed from its last valley when the curve ends, as a share of the peak."""
     valley_at: int
     """Where that valley is."""
-    swings: int
-    """Valleys that were followed by a gradual rise."""
+    rises: tuple[tuple[int, int], ...]
+    """Gradual rises after a valley: where each begins and where it ends."""
     restarts: int
     """Valleys that were followed by a rise in one call."""
+
+    @property
+    def swings(self) -> int:
+        """Valleys that were followed by a gradual rise."""
+        return len(self.rises)
 
 
 def shape_of(rates: Rates) -> Shape:
@@ -60,7 +65,7 @@ def shape_of(rates: Rates) -> Shape:
     peak_at = first_peak(rates)
     total = np.cumsum(rates)
     alive = np.flatnonzero(rates > NEGLIGIBLE * peak)
-    swings, restarts, valley_at = _swings(rates, TURN * peak)
+    rises, restarts, valley_at = _swings(rates, TURN * peak)
     since = rates[valley_at:]
     climbs = valley_at > peak_at and rates[-1] > since[0] and rates[-1] >= 0.9 * since.max() and not _jumps(since)
     return Shape(
@@ -72,7 +77,7 @@ def shape_of(rates: Rates) -> Shape:
         dead_from=int(alive[-1]) + 1,
         climb=float(rates[-1] - since[0]) / peak if climbs else 0.0,
         valley_at=valley_at,
-        swings=swings,
+        rises=rises,
         restarts=restarts,
     )
 
@@ -84,12 +89,12 @@ def first_peak(rates: Rates) -> int:
     return high + int(falls[0]) if len(falls) else len(rates) - 1
 
 
-def _swings(rates: Rates, size: float) -> tuple[int, int, int]:
-    """How often the curve falls by `size` and then rises by `size`, gradually and at once, and its last valley."""
+def _swings(rates: Rates, size: float) -> tuple[tuple[tuple[int, int], ...], int, int]:
+    """Where the curve, having fallen by `size`, gradually rises by `size`, how often it does so at once, and its last valley."""
     moves = np.sign(np.diff(rates))
     moving = np.flatnonzero(moves)
     turns = moving[1:][moves[moving][1:] != moves[moving][:-1]]
-    gradual, at_once, falling = 0, 0, False
+    gradual, at_once, falling = list[tuple[int, int]](), 0, False
     high, low, low_at = float(rates[0]), float(rates[0]), 0
     for index in (*turns.tolist(), len(rates) - 1):
         rate = float(rates[index])
@@ -98,12 +103,22 @@ def _swings(rates: Rates, size: float) -> tuple[int, int, int]:
         elif falling and rate - low >= size:
             falling, high = False, rate
             jump = _jumps(rates[low_at : index + 1])
-            gradual, at_once = gradual + (not jump), at_once + jump
+            gradual += [] if jump else [(low_at, index)]
+            at_once += jump
         elif not falling and rate > high:
             high = rate
         elif not falling and high - rate >= size:
             falling, low, low_at = True, rate, index
-    return gradual, at_once, low_at
+    return tuple(gradual), at_once, low_at
+
+
+def valleys_of(rates: Rates) -> list[int]:
+    """Where the curve turns from falling to rising, of a flat bottom the last index; and where it ends."""
+    moves = np.sign(np.diff(rates))
+    moving = np.flatnonzero(moves)
+    before, after = moves[moving][:-1], moves[moving][1:]
+    found: list[int] = moving[1:][(before < 0) & (after > 0)].tolist()
+    return [*found, len(rates) - 1]
 
 
 def _jumps(rise: Rates) -> bool:

@@ -45,6 +45,8 @@ class Rehearsal:
     """The visits of the modules whose mode in the user's next train_step is not the one that they had before the validation."""
     eval_steps: tuple[Visit, ...] = ()
     """All modules with a mode switch that ran in train_step, if every one, and the model itself, was in eval mode."""
+    eval_in_step: bool = False
+    """train_step itself calls eval() on a module."""
     eval_matters: bool | None = None
     """Whether the loss of a training batch depends on the mode of the model."""
     follows: bool | None = None
@@ -85,6 +87,12 @@ class Rehearsal:
     def asleep(self) -> list[Visit]:
         """Those of `eval_steps` for which it matters, if it was not the validation that put them into eval mode."""
         return [] if self.flipped_modes() else [v for v in self.eval_steps if v.effect != "custom" or self.eval_matters]
+
+    @property
+    def wakes_model(self) -> bool:
+        """Whether the validation ends by putting the set-up's model into training mode: that is how training is meant."""
+        calls = [c for c in self.run.mode_calls if not c.inside_forward and c.module is self.setup.model]
+        return bool(calls) and calls[-1].mode
 
     def why_beyond(self, visit: Visit) -> tuple[str, Source | None] | None:
         """Why a module runs in training mode within a model in eval mode, and where that is written; None if it is not

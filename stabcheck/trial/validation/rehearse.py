@@ -81,6 +81,7 @@ class _Rehearsing:
         self._fresh: set[str] = set()
         """BatchNorm layers whose running statistics were the initial ones when training began."""
         self._eval_steps: tuple[Visit, ...] = ()
+        self._eval_in_step = False
 
     def all(self) -> Rehearsal:
         session = self._session
@@ -129,8 +130,10 @@ class _Rehearsing:
         with ForwardWatch(session.model) as watch:
             self._step()
         self._stepped = watch.visits
-        if self._own_step and not any(not call.mode for call in watch.mode_calls):
-            self._eval_steps = _all_in_eval(watch)
+        slept = [call.module for call in watch.mode_calls if not call.mode]
+        # To freeze a part is deliberate; the whole model is one line that was copied from the validation.
+        if self._own_step and (not slept or session.model in slept):
+            self._eval_steps, self._eval_in_step = _all_in_eval(watch), bool(slept)
         layers = {
             v.path: v.module for v in watch.visits.values() if v.training and v.of_model and is_batch_norm(v.module)
         }
@@ -239,7 +242,7 @@ class _Rehearsing:
             for key, v in watch.visits.items()
             if v.switch and key in self._stepped and _flipped(self._stepped[key], v)
         )
-        seen.eval_steps = self._eval_steps
+        seen.eval_steps, seen.eval_in_step = self._eval_steps, self._eval_in_step
         if any(v.effect == "custom" for v in (*seen.flipped, *seen.eval_steps)):
             seen.eval_matters = self._probe.depends_on_mode() if self._probe else None
 
