@@ -71,6 +71,11 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     if not findings:
         findings += _severed(bench)
     outcome = Outcome(_summary(seen, findings), tuple(findings), _measured(seen))
+    if seen.unheld and not findings:
+        outcome = outcome.but_not(
+            f"whether the {seen.unheld} parameters outside the optimizer are to stay as they are",
+            "they get a gradient that nothing uses: give them to the optimizer, or set requires_grad=False on them",
+        )
     if setup.train_step is None:
         return outcome.but_not("your own training step", "stabcheck's textbook loop was watched: add 'train_step'")
     if not seen.uses and not findings:
@@ -89,7 +94,7 @@ def _severed(bench: Bench) -> list[Finding]:
         return []
     return [
         SEVERED.at(
-            found.module or None, source=found.source, how=found.how, at=called(found.module), stays=found.stays,
+            found.module or None, source=found.source, how=found.how, at=called(found.module, bench.kinds), stays=found.stays,
             falls=found.falls, left=found.left, left_without=found.left_without,
         )
     ]  # fmt: skip
@@ -117,5 +122,4 @@ def _summary(seen: Watched, findings: list[Finding]) -> str:
     if not seen.uses:
         return f"no optimizer was seen to step in {len(seen.calls)} calls"
     steps, passes = len(seen.uses), sum(len(call.backwards) for call in seen.calls)
-    loose = f", {seen.unheld} parameters with a gradient but no optimizer" if seen.unheld else ""
-    return f"{len(seen.calls)} calls, {passes} backward passes, {steps} steps: each gradient used once{loose}"
+    return f"{len(seen.calls)} calls, {passes} backward passes, {steps} steps: each gradient used once"
