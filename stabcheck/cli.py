@@ -11,6 +11,7 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -110,7 +111,8 @@ def run(
     codes = []
     for plan in todo:
         shown = Shown(plan.formats, quiet, verbose, plan.strict, color, plan.name)
-        with outputs(plan.formats, log_gradients, save_recording) as files:
+        read = [Path(plan.target.rpartition(":")[0])] + ([plan.file] if plan.file else [])
+        with outputs(plan.formats, log_gradients, save_recording, read=read, quiet=quiet) as files:
             report, loaded = listen(plan.target, plan.options, shown, files)
             is_broken = not loaded and all(check.error is not None for check in report.checks)
             codes.append((say_not_loaded if is_broken else publish)(report, files, shown))
@@ -152,7 +154,7 @@ def diagnose(
         raise UsageError(f"{recording}: {getattr(error, 'strerror', None) or error}") from error
     wanted = formats(output, output_format, json, events=False)
     require(wanted)
-    with outputs(wanted, log_gradients) as files:
+    with outputs(wanted, log_gradients, read=[recording], quiet=quiet) as files:
         report = judge(observed, Options(given.split(select), given.split(ignore), suppressions=known(baseline)))
         write_recorded(files, observed)
         return publish(report, files, Shown(wanted, quiet, verbose, strict, color))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,16 +110,31 @@ class Shown:
         self.live = Look.of(sys.stderr, color)
 
 
+@contextlib.contextmanager
 def outputs(
-    wanted: Mapping[str, Path | None], log_gradients: Path | None, save_recording: Path | None = None
-) -> contextlib.AbstractContextManager[dict[str, OutputFile]]:
-    """The files to write, by option; they are opened now, so that what cannot be written is known before the run."""
+    wanted: Mapping[str, Path | None],
+    log_gradients: Path | None,
+    save_recording: Path | None = None,
+    *,
+    read: Iterable[Path] = (),
+    quiet: bool = False,
+) -> Iterator[dict[str, OutputFile]]:
+    """The files to write, by option; what cannot be written is known now, before the run. At the end, whatever it is, a line
+    on standard error names those that were written, unless `quiet`."""
+    from stabcheck.renderers.formats import EVENTS
     from stabcheck.renderers.gradients import FORMATS
 
     if log_gradients is not None and log_gradients.suffix.lower() not in FORMATS:
         raise UsageError(f"--log-gradients {log_gradients}: the name must end in {' or '.join(FORMATS)}")
     reports = {f"-o {name}": path for name, path in wanted.items()}
-    return open_outputs({**reports, "--save-recording": save_recording, "--log-gradients": log_gradients})
+    paths = {**reports, "--save-recording": save_recording, "--log-gradients": log_gradients}
+    with open_outputs(paths, streamed=[f"-o {EVENTS}"], read=read) as files:
+        try:
+            yield files
+        finally:
+            written = [str(file.path) for file in files.values() if file.written]
+            if written and not quiet:
+                say(f"wrote {', '.join(written)}")
 
 
 def listen(target: str, options: Options, shown: Shown, files: dict[str, OutputFile]) -> tuple[Report, bool]:
