@@ -108,9 +108,12 @@ def run(
     if len(todo) > 1 and (save_recording or log_gradients):
         raise UsageError("--save-recording and --log-gradients name one file: run one target at a time")
     require(*(plan.formats for plan in todo))
+    if todo[0].note and not quiet:
+        say(todo[0].note)
     codes = []
     for plan in todo:
-        shown = Shown(plan.formats, quiet, verbose, plan.strict, color, plan.name)
+        name = plan.called if len(todo) > 1 else plan.name
+        shown = Shown(plan.formats, quiet, verbose, plan.strict, color, name)
         read = [Path(plan.target.rpartition(":")[0])] + ([plan.file] if plan.file else [])
         with outputs(plan.formats, log_gradients, save_recording, read=read, quiet=quiet) as files:
             report, loaded = listen(plan.target, plan.options, shown, files)

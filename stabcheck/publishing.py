@@ -104,7 +104,7 @@ class Shown:
         """The format that has standard output to itself."""
         self.quiet, self.verbose, self.strict = quiet, verbose, strict
         self.name = name
-        """Of the target in the configuration file, to tell several apart."""
+        """Of the target, to tell several apart."""
         self.stream = sys.stderr if self.on_stdout else sys.stdout
         self.look = Look.of(self.stream, color)
         self.live = Look.of(sys.stderr, color)

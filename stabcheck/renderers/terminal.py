@@ -47,7 +47,7 @@ def render(
     found = causes(report)
     verdict = paper.words((verdict_of(report, found), STATUS_STYLES[report.status]))
 
-    _write_header(paper, report)
+    _write_header(paper, report, verbose=verbose)
     paper.write(verdict)
     paper.write()
     _write_table(paper, report)
@@ -117,7 +117,7 @@ def why(check: Check) -> str:
     return " ".join(section(check, "Why it matters").partition("\n\n")[0].replace("`", "").split())
 
 
-def _write_header(paper: Paper, report: Report) -> None:
+def _write_header(paper: Paper, report: Report, *, verbose: bool) -> None:
     environment: Mapping[str, Any] = report.environment
     version = environment.get("stabcheck")
     name = f"stabcheck {version}" if version else "stabcheck"
@@ -125,6 +125,8 @@ def _write_header(paper: Paper, report: Report) -> None:
     facts = [
         f"{key} {environment[key]}" for key in ("python", "torch", "device", "seed") if environment.get(key) is not None
     ]
+    if verbose and environment.get("configuration"):
+        facts.append(f"configuration {environment['configuration']}")
     paper.write(paper.words((" · ".join(facts), "dim")))
     paper.write()
 
