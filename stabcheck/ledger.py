@@ -131,14 +131,15 @@ class Ledger:
     def report(self) -> Report:
         """The Report; every check must have its result."""
         folded = fold([self._results[check.id] for check in self.selection.checks])
+        # What explains what does not depend on how grave the user finds it, but what is known does.
+        graded = [regraded(result, self.options.severities) for result in folded]
         accepted, suppressions = suppress(
-            folded,
+            graded,
             self.options.suppressions,
             self.options.today,
             {check.id: [rule.code for rule in check.rules] for check in self.selection.checks},
         )
-        # Last, as what explains what does not depend on how grave the user finds it.
-        checks = tuple(regraded(result, self.options.severities) for result in accepted)
+        checks = tuple(accepted)
         counts = Counter(check.status for check in checks)
         return Report(
             status=overall(checks),
