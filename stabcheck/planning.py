@@ -121,7 +121,7 @@ def _plan(target: str | None, config: Config, given: Given) -> Plan:
         thresholds=settings.thresholds,
         suppressions=(*configuration.suppressions(settings), *known(baseline)),
         verbose=given.verbose,
-        shown_as=config.written(target),
+        shown_as=written if (written := config.written(target)) != settings.target else "",
         configuration=os.path.relpath(config.file) if config.file else None,
     )
     formats = {key: None if path == "-" else Path(path) for key, path in settings.output.items()} | dict(given.formats)

@@ -462,6 +462,7 @@ def test_interrupt_tells_what_is_known_and_writes_it(fake: Engine, capsys: Outpu
         f"stabcheck: interrupted after 2 of {len(CATALOG)} checks; the report has these, the others as not run",
         "  FAIL   eval-mode: so it is",
         "  skip   clean-split: no \\x1b[31mval_loader",
+        "stabcheck: wrote r.json",
     ]
     assert fake.closed
     assert list(Path().iterdir()) == [Path("r.json")]

@@ -81,8 +81,6 @@ def verdict_line(report: Report, *, ascii: bool = False) -> str:
 
 def verdict_of(report: Report, found: Sequence[Cause]) -> str:
     """The verdict in one sentence, with the first cause in it."""
-    from stabcheck.report import out_of_time
-
     counts = {status: sum(check.status == status for check in report.checks) for status in STATUS_WORDS}
     ran = counts["pass"] + counts["warn"] + counts["fail"]
     if counts["error"]:
@@ -94,9 +92,7 @@ def verdict_of(report: Report, found: Sequence[Cause]) -> str:
         return f"No verdict: {_count(len(broken), 'check')} could not run{also} — {whose}{said}"
     if not ran:
         return "No verdict: nothing was checked."
-    late = sum(map(out_of_time, report.checks))
-    in_time = f", {late} of them for lack of time" if late else ""
-    skipped = f" ({counts['skip']} skipped{in_time})" if counts["skip"] else ""
+    skipped = _skipped(report)
     accepted = sum(len(known(check)) for check in report.checks)
     also = f"{_count(accepted, 'known finding')} suppressed" if accepted else ""
     if report.status == "pass" and accepted:
@@ -115,6 +111,17 @@ def verdict_of(report: Report, found: Sequence[Cause]) -> str:
         return f"Do not start this run: {_count(counts['fail'], 'check')} failed — {named}"
     new = "new " if accepted else ""
     return f"Look before you start: nothing {new}failed, {_count(counts['warn'], 'check')} warned — {named}"
+
+
+def _skipped(report: Report) -> str:
+    from stabcheck.report import NEEDS_SETUP, out_of_time
+
+    count = sum(check.status == "skip" for check in report.checks)
+    late = sum(map(out_of_time, report.checks))
+    absent = sum(check.skip_reason == NEEDS_SETUP for check in report.checks)
+    whys = [f"{late} of them for lack of time"] if late else []
+    whys += [f"{absent} of them for want of the set-up"] if absent else []
+    return f" ({', '.join([f'{count} skipped', *whys])})" if count else ""
 
 
 def whys(catalog: Sequence[Check]) -> dict[str, str]:
