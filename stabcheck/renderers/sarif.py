@@ -22,8 +22,8 @@ ROOT = "SRCROOT"
 
 
 def render(report: Report, *, catalog: Sequence[Check] = (), base: str | None = None) -> str:
-    """One run, with the rules that its results are about. A finding without a line of its own is at the entry function, as such services
-    drop results that are nowhere; one that follows from another is suppressed, with that as the reason."""
+    """One run, with the rules that its results are about. A finding without a line of its own is at the entry function, as
+    such services drop results that are nowhere; one that follows from another is suppressed, with that as the reason."""
     wording = Wording(report, catalog, base)
     # With their help, all rules of the catalogue take half a megabyte.
     found = {finding.code for check in report.checks for finding in check.findings}
