@@ -23,7 +23,6 @@ from stabcheck.publishing import (
     NO_VERDICT,
     Shown,
     formats,
-    known,
     listen,
     outputs,
     publish,
@@ -147,6 +146,7 @@ def diagnose(
     color: given.ColorOption = given.Color.AUTO,
 ) -> int:
     """Judge a recording again, without model, data or torch."""
+    from stabcheck.earlier import known
     from stabcheck.engine import diagnose as judge
     from stabcheck.options import Options
     from stabcheck.recording import from_json
@@ -195,7 +195,8 @@ def diff(
     would move it: loss at the start, gradient norms, silent units, largest
     stable rate, and time when it more than doubled. That alone is not worse.
     """
-    from stabcheck.publishing import publish_comparison, read_report
+    from stabcheck.earlier import read_report
+    from stabcheck.publishing import publish_comparison
 
     reports = read_report(old, "OLD"), read_report(new, "NEW")
     look = Look.of(sys.stdout, color)

@@ -13,8 +13,8 @@ from typing import Any
 from stabcheck import config as configuration
 from stabcheck.catalog import RETIRED, everything
 from stabcheck.config import Config
+from stabcheck.earlier import known
 from stabcheck.options import Options
-from stabcheck.publishing import known
 from stabcheck.renderers.formats import DOCUMENTS
 from stabcheck.userland import UsageError
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from stabcheck.options import Options
     from stabcheck.recording import Recording
     from stabcheck.report import CheckResult, Report
-    from stabcheck.suppressions import Suppression
 
 NO_VERDICT = 2
 
@@ -65,33 +64,6 @@ def require(*wanted: Mapping[str, Path | None]) -> None:
     for name in (name for formats in wanted for name in formats):
         if lack := missing(name):
             raise UsageError(f"-o {name}: {lack}")
-
-
-def known(baseline: Path | None) -> tuple[Suppression, ...]:
-    """What the baseline has found already.
-
-    Raises:
-        UsageError: it cannot be read, or is no report.
-    """
-    if baseline is None:
-        return ()
-    from stabcheck.suppressions import from_report
-
-    return from_report(read_report(baseline, "--baseline"), baseline.name)
-
-
-def read_report(path: Path, what: str) -> Report:
-    """The report in a file that `what` (an option) names.
-
-    Raises:
-        UsageError: it cannot be read, or is no report.
-    """
-    from stabcheck.report import from_json
-
-    try:
-        return from_json(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{what} {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 class Shown:
