@@ -147,7 +147,10 @@ LoadTimeout = Annotated[
 ]
 CheckTimeout = Annotated[float, typer.Option(metavar="SECONDS", help="For one check.", rich_help_panel=_LIMITS)]
 All = Annotated[
-    bool, typer.Option("--all", help="Every target that the configuration file names.", rich_help_panel=_WHAT)
+    bool,
+    typer.Option(
+        "--all", help="Every target of the configuration file: its own and those that it names.", rich_help_panel=_WHAT
+    ),
 ]
 ConfigFile = Annotated[
     Path | None,

@@ -13,7 +13,7 @@ import functools
 import importlib.metadata
 import re
 
-from stabcheck.check import Check
+from stabcheck.check import Check, Outcome
 from stabcheck.diagnoses.dying_relu import CHECK as DYING_RELU
 from stabcheck.diagnoses.exploding_gradients import CHECK as EXPLODING_GRADIENTS
 from stabcheck.diagnoses.gradient_norms import CHECK as GRADIENT_NORMS
@@ -38,7 +38,7 @@ from stabcheck.experiments.optimizer_config import CHECK as OPTIMIZER_CONFIG
 from stabcheck.experiments.overfitting import CHECK as OVERFITTING
 from stabcheck.experiments.precision import CHECK as PRECISION
 from stabcheck.experiments.training_loop import CHECK as TRAINING_LOOP
-from stabcheck.userland import UsageError
+from stabcheck.userland import UserCodeError, clean
 
 CATALOG: tuple[Check, ...] = (
     ONE_BATCH_OVERFIT,
@@ -76,22 +76,33 @@ GROUP = "stabcheck.checks"
 
 @functools.cache
 def everything() -> tuple[Check, ...]:
-    """This catalogue, and after it the checks of installed packages by name.
-
-    Raises:
-        UsageError: one of them cannot be imported, is no Check, or takes an id or a code that is not its own.
+    """This catalogue, and after it the checks of installed packages by name. One that cannot be had is there too, under the
+    name of its entry, and says why when it is run: a run that leaves it out needs nothing of it.
     """
     checks = list(CATALOG)
     for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
-        where = f"the check {entry.name!r} of {entry.dist.name if entry.dist else entry.value}"
+        package = entry.dist.name if entry.dist else entry.value
+        where = f"the check {entry.name!r} of {package}"
         try:
             check = entry.load()
+            problem = wrong_with(check, checks)
         except Exception as error:  # it is not our code
-            raise UsageError(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
-        if problem := wrong_with(check, checks):
-            raise UsageError(f"{where} {problem}")
+            problem = f"cannot be imported: {type(error).__name__}: {error}"
+        if problem:
+            taken = any(other.id == entry.name for other in checks)
+            check = broken(f"{package}:{entry.name}" if taken else entry.name, clean(f"{where} {problem}"))
         checks.append(check)
     return tuple(checks)
+
+
+def broken(id: str, problem: str) -> Check:
+    """A check in place of one that cannot be had: a diagnosis, as those run in this process, where the entry was loaded."""
+
+    def run(_: object) -> Outcome:
+        raise UserCodeError("installed checks", problem)
+
+    doc = f"Cannot be run: {problem}.\n\n## What to do\nMend or remove the package, or leave the check out: --ignore {id}."
+    return Check(id=id, kind="diagnosis", title="Cannot be run", rules=(), run=run, doc=doc, needs_trial=True)
 
 
 def wrong_with(check: object, others: list[Check]) -> str:

@@ -8,7 +8,7 @@ another check's is a skip: what it would have said without the cause is not know
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from stabcheck.report import CheckResult, FindingResult, status_of
@@ -174,6 +174,9 @@ EXPLAINS: tuple[Explains, ...] = (
 """Earlier lines win, and within a line earlier causes. A cause counts only if it is a failure itself and does not follow
 from another."""
 
+RAISED = ("raised", "error")
+"""Keys of evidence that hold an exception, as "ValueError: what it says": the user's code raised it because of the fault."""
+
 RAISED_LENGTH = 300
 """Characters by which exceptions are compared: long ones are cut where they are published."""
 
@@ -191,19 +194,26 @@ def fold(results: Sequence[CheckResult]) -> tuple[CheckResult, ...]:
 
 
 def _excused(result: CheckResult, results: Sequence[CheckResult]) -> CheckResult:
-    """A check that could not run for an exception that a failed finding explains (its evidence "raised") is a skip."""
+    """A check that could not run for an exception that a failed finding has as evidence is a skip."""
     if result.error is None or result.error.blame != "target":
         return result
     said = _without_numbers(result.error.message)
     for finding in (f for r in results for f in r.findings if f.severity == "fail"):
-        raised = _without_numbers(str(finding.evidence.get("raised") or ""))[:RAISED_LENGTH]
-        if raised and raised in said:
+        if any(raised in said for raised in _raised(finding)):
             reason = f"{finding.code} explains what was raised: mend that first, then this check can run"
             status = status_of((), skip_reason=reason)
             return result.model_copy(
                 update={"error": None, "skip_reason": reason, "status": status, "summary": "skipped"}
             )
     return result
+
+
+def _raised(finding: FindingResult) -> Iterator[str]:
+    """The exceptions that it has as evidence. A mere type, without a message, may be raised by anything."""
+    for key in RAISED:
+        text = _without_numbers(str(finding.evidence.get(key) or ""))[:RAISED_LENGTH]
+        if re.match(r"[\w.]+: \S", text):
+            yield text
 
 
 def _without_numbers(text: str) -> str:

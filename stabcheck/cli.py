@@ -11,6 +11,7 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,7 +23,6 @@ from stabcheck.publishing import (
     NO_VERDICT,
     Shown,
     formats,
-    known,
     listen,
     outputs,
     publish,
@@ -107,10 +107,14 @@ def run(
     if len(todo) > 1 and (save_recording or log_gradients):
         raise UsageError("--save-recording and --log-gradients name one file: run one target at a time")
     require(*(plan.formats for plan in todo))
+    if todo[0].note and not quiet:
+        say(todo[0].note)
     codes = []
     for plan in todo:
-        shown = Shown(plan.formats, quiet, verbose, plan.strict, color, plan.name)
-        with outputs(plan.formats, log_gradients, save_recording) as files:
+        name = plan.called if len(todo) > 1 else plan.name
+        shown = Shown(plan.formats, quiet, verbose, plan.strict, color, name)
+        read = [Path(plan.target.rpartition(":")[0])] + ([plan.file] if plan.file else [])
+        with outputs(plan.formats, log_gradients, save_recording, read=read, quiet=quiet) as files:
             report, loaded = listen(plan.target, plan.options, shown, files)
             is_broken = not loaded and all(check.error is not None for check in report.checks)
             codes.append((say_not_loaded if is_broken else publish)(report, files, shown))
@@ -142,6 +146,7 @@ def diagnose(
     color: given.ColorOption = given.Color.AUTO,
 ) -> int:
     """Judge a recording again, without model, data or torch."""
+    from stabcheck.earlier import known
     from stabcheck.engine import diagnose as judge
     from stabcheck.options import Options
     from stabcheck.recording import from_json
@@ -152,7 +157,7 @@ def diagnose(
         raise UsageError(f"{recording}: {getattr(error, 'strerror', None) or error}") from error
     wanted = formats(output, output_format, json, events=False)
     require(wanted)
-    with outputs(wanted, log_gradients) as files:
+    with outputs(wanted, log_gradients, read=[recording], quiet=quiet) as files:
         report = judge(observed, Options(given.split(select), given.split(ignore), suppressions=known(baseline)))
         write_recorded(files, observed)
         return publish(report, files, Shown(wanted, quiet, verbose, strict, color))
@@ -190,7 +195,8 @@ def diff(
     would move it: loss at the start, gradient norms, silent units, largest
     stable rate, and time when it more than doubled. That alone is not worse.
     """
-    from stabcheck.publishing import publish_comparison, read_report
+    from stabcheck.earlier import read_report
+    from stabcheck.publishing import publish_comparison
 
     reports = read_report(old, "OLD"), read_report(new, "NEW")
     look = Look.of(sys.stdout, color)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from stabcheck.movements import Movement, moved
+from stabcheck.movements import Movement, extent, moved
 from stabcheck.report import CheckResult, FindingResult, Report, Status, plain
 
 State = Literal["fails", "warns", "follows", "suppressed"]
@@ -148,22 +148,40 @@ def compare(old: Report, new: Report) -> Comparison:
         gone=tuple(change for change in told if not change.worse and change.before is not None),
         suppressed=tuple(change for change in apart if not change.worse),
         statuses=tuple(_statuses(checks, before, after)),
-        moved=moved(old, new),
+        moved=(*moved(old, new), *(one for id in checks for one in _extents(id, before.get(id), after.get(id)))),
     )
 
 
 def _changes(id: str, old: CheckResult | None, new: CheckResult | None) -> Iterator[Change]:
+    for was, finding in _pairs(old, new):
+        if finding is None:
+            assert was is not None
+            yield Change(id, was, _state(was), None, _gave_verdict(new))
+        elif was is None:
+            yield Change(id, finding, None, _state(finding), _gave_verdict(old))
+        elif _state(was) != _state(finding):
+            yield Change(id, finding, _state(was), _state(finding))
+
+
+def _extents(id: str, old: CheckResult | None, new: CheckResult | None) -> Iterator[Movement]:
+    """What the evidence of findings in both says of how far they go."""
+    for was, finding in _pairs(old, new):
+        if was is not None and finding is not None:
+            for key, unit, a, b in extent(was.evidence, finding.evidence):
+                yield Movement(f"{key} of {finding.code}", finding.location, id, unit, a, b)
+
+
+def _pairs(
+    old: CheckResult | None, new: CheckResult | None
+) -> Iterator[tuple[FindingResult | None, FindingResult | None]]:
+    """Each finding of both, the same ones together."""
     left = list(old.findings) if old else []
     for finding in new.findings if new else ():
         same = next((one for one in left if _key(one) == _key(finding)), None)
-        if same is None:
-            yield Change(id, finding, None, _state(finding), _gave_verdict(old))
-            continue
-        left.remove(same)
-        if _state(same) != _state(finding):
-            yield Change(id, finding, _state(same), _state(finding))
-    for finding in left:
-        yield Change(id, finding, _state(finding), None, _gave_verdict(new))
+        if same is not None:
+            left.remove(same)
+        yield same, finding
+    yield from ((finding, None) for finding in left)
 
 
 def _key(finding: FindingResult) -> tuple[str, str | None]:

@@ -1,7 +1,7 @@
 """The configuration file: `[tool.stabcheck]` in pyproject.toml, or stabcheck.toml. What the command line says wins over it.
 
-It is looked for in the current directory and those above it, up to the root of the repository. Paths in it are
-relative to the file.
+It is looked for in the current directory and those above it, up to the root of the repository; of two in one directory
+stabcheck.toml holds. Paths in it are relative to the file.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from stabcheck.suppressions import Suppression
 from stabcheck.userland import UsageError
 
 NAMES = ("stabcheck.toml", "pyproject.toml")
+"""The earlier wins."""
 
 
 def _dashed(name: str) -> str:
@@ -83,6 +84,8 @@ class Config:
 
     file: Path | None
     settings: Whole
+    passed_over: Path | None = None
+    """Another one in the same directory, which does not hold."""
 
     def targets(self) -> list[str]:
         """The names of the named targets."""
@@ -108,6 +111,13 @@ class Config:
             raise UsageError(f"{self.file}: targets.{target} has no 'target'")
         # What is spelt out on the command line is relative to the current directory already.
         return self._placed(merged, spelt=target is not None and target not in named)
+
+    def written(self, target: str | None) -> str:
+        """The target of the same argument as it stands in the file, or on the command line: the same in every checkout."""
+        own = self.settings.targets.get(target or "")
+        if own is None and target is not None:
+            return target
+        return (own.target if own else None) or self.settings.target or ""
 
     def _placed(self, settings: Settings, *, spelt: bool) -> Settings:
         folder = self.file.parent if self.file else Path()
@@ -137,9 +147,11 @@ def find(start: Path, explicit: Path | None = None) -> Config:
     if explicit is not None:
         return _read(explicit, required=True) or Config(explicit, Whole())
     for folder in (start, *start.parents):
-        for name in NAMES:
-            if (folder / name).is_file() and (found := _read(folder / name)):
-                return found
+        files = [folder / name for name in NAMES if (folder / name).is_file()]
+        for place, file in enumerate(files):
+            if found := _read(file):
+                others = [other for other in files[place + 1 :] if _is_meant(other)]
+                return replace(found, passed_over=others[0] if others else None)
         if (folder / ".git").exists():
             break
     return Config(None, Whole())
@@ -198,6 +210,14 @@ def _read(file: Path, *, required: bool = False) -> Config | None:
         return Config(file, Whole.model_validate(table))
     except ValidationError as error:
         raise UsageError(f"{file}: {_said(error)}") from None
+
+
+def _is_meant(file: Path) -> bool:
+    """Whether a file that does not hold has settings for us; what is wrong in it is nobody's concern."""
+    try:
+        return _read(file) is not None
+    except UsageError:
+        return True
 
 
 def _said(error: ValidationError) -> str:

@@ -1,23 +1,28 @@
 """Where output goes and how it may look: the streams of the command line and the files it was asked to write.
 
-Only `cli` and `publishing` use this. A file is opened before the run, because a report that cannot be written is best known before
-the minutes are spent.
+Only `cli` and `publishing` use this. Whether a file can be written is tried before the run, because a report that cannot be
+written is best known before the minutes are spent.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 SAMPLE = "⣿│┤—…"
 """If a stream can encode these it can show a report as it is; if not, the report is in ASCII."""
+
+SOURCES = (".py", ".pyi", ".ipynb", ".toml")
+"""Endings of files that people write and no report has: none that exists is written over."""
 
 
 @dataclass(frozen=True)
@@ -48,44 +53,83 @@ class OutputError(Exception):
 
 
 class OutputFile:
-    """A file that was promised on the command line. Emptied at the start, and removed if nothing gets written: the
-    report of an earlier run must not be taken for this one's.
+    """A file that was promised on the command line. Nothing of it is touched before there is something to write; then it is
+    replaced in one go, so that whatever happens, there is the earlier file or the new one.
+
+    A `streamed` file is written into as things happen, and so is what is no plain file, such as a pipe.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: it cannot be written, or holds source code.
     """
 
-    def __init__(self, path: Path, option: str) -> None:
+    def __init__(self, path: Path, option: str, *, streamed: bool = False) -> None:
         self.path, self._option = path, option
         self.written = False
-        if path.is_dir():
-            raise OutputError(f"{option} {path}: is a directory; name a file in it")
-        if not path.parent.is_dir():
-            raise OutputError(f"{option} {path}: there is no directory {path.parent}; create it first")
+        self._file: BinaryIO | None = None
         try:
-            self._file = path.open("wb")
+            if path.is_dir():
+                raise OutputError(f"{option} {path}: is a directory; name a file in it")
+            if path.exists() and path.suffix.lower() in SOURCES:
+                raise OutputError(f"{option} {path}: is a {path.suffix} file that is there already; name another file")
+            self._in_place = streamed or (path.exists() and not path.is_file())
+            _probe(path)
         except OSError as error:
-            raise OutputError(f"{option} {path}: cannot be written ({error.strerror})") from None
+            raise self._refused(error) from None
 
     def write(self, text: str) -> None:
-        """Write the text.
+        """Write the text; again only if it is streamed.
 
         Raises:
             OutputError: the disk is full, or the like.
         """
         try:
-            self._file.write(to_bytes(text))
-            self._file.flush()
+            place = self.path.resolve()
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if self._in_place:
+                self._file = self._file or self.path.open("wb")
+                self._file.write(to_bytes(text))
+                self._file.flush()
+            else:
+                _replace(place, to_bytes(text))
         except OSError as error:
-            raise OutputError(f"{self._option} {self.path}: cannot be written ({error.strerror})") from None
+            raise self._refused(error) from None
         self.written = True
 
     def close(self) -> None:
-        """Close it, and remove it if it is a plain file that was never written."""
-        with contextlib.suppress(OSError):  # whatever could not be flushed was reported by `write`
-            self._file.close()
-        if not self.written and self.path.is_file():
-            self.path.unlink()
+        """Close what was streamed."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # whatever could not be flushed was reported by `write`
+                self._file.close()
+
+    def _refused(self, error: OSError) -> OutputError:
+        return OutputError(f"{self._option} {self.path}: cannot be written ({error.strerror})")
+
+
+def _probe(path: Path) -> None:
+    """Raise the OSError that writing to `path` would end in, as far as it can be known."""
+    if path.exists():
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        if not path.is_file():
+            return
+    folder = next(folder for folder in path.resolve().parents if folder.exists())
+    # Whether a directory takes files shows only in making one.
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write beside the file, and put that in its place."""
+    beside = path.with_name(f".{path.name[:64]}.{os.getpid()}.tmp")
+    try:
+        with beside.open("xb") as file:
+            file.write(content)
+        if path.exists():
+            shutil.copymode(path, beside)
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def to_bytes(text: str) -> bytes:
@@ -141,23 +185,34 @@ class StdoutToStderr:
 
 
 @contextlib.contextmanager
-def open_outputs(wanted: dict[str, Path | None]) -> Iterator[dict[str, OutputFile]]:
-    """Open the files of those options (option -> path) that were given.
+def open_outputs(
+    wanted: dict[str, Path | None], *, streamed: Container[str] = (), read: Iterable[Path] = ()
+) -> Iterator[dict[str, OutputFile]]:
+    """The files of those options (option -> path) that were given; none is a file that was `read` for the run.
 
     Raises:
         OutputError: one cannot be written, or two options name the same file.
     """
     with contextlib.ExitStack() as stack:
         files: dict[str, OutputFile] = {}
+        taken: dict[Path, str] = {}
         for option, path in wanted.items():
             if path is None:
                 continue
-            for other, file in files.items():
-                if path.exists() and path.samefile(file.path) and path.is_file():
+            if any(_same(path, other) for other in read):
+                raise OutputError(f"{option} {path}: this run reads that file; name another")
+            # One device can take several.
+            if path.is_file() or not path.exists():
+                other = taken.setdefault(path.resolve(), option)
+                if other != option:
                     raise OutputError(f"{option} and {other} name the same file {path}")
-            files[option] = OutputFile(path, option)
+            files[option] = OutputFile(path, option, streamed=option in streamed)
             stack.callback(files[option].close)
         yield files
+
+
+def _same(path: Path, other: Path) -> bool:
+    return path.exists() and other.exists() and path.samefile(other)
 
 
 def _is_terminal(stream: TextIO | None) -> bool:

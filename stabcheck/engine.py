@@ -25,7 +25,7 @@ from stabcheck.ledger import Ledger
 from stabcheck.options import Options
 from stabcheck.protocol import ACTIVE, GRACE_SHARE, Request, Surroundings, allowance
 from stabcheck.recording import Recording
-from stabcheck.report import CheckError, Report
+from stabcheck.report import NEEDS_SETUP, CheckError, Report
 from stabcheck.selection import choose
 from stabcheck.supervisor import Host, HostError, Worker, WorkerLostError
 from stabcheck.userland import UsageError, clean, shown
@@ -75,17 +75,22 @@ def events(
 
 
 def diagnose(recording: Recording, options: Options | None = None, catalog: Sequence[Check] | None = None) -> Report:
-    """Judge a Recording by the diagnoses of the catalogue; nothing of the target is needed.
+    """Judge a Recording by the diagnoses of the catalogue; nothing of the target is needed. Experiments are skipped.
 
     Raises:
         UsageError: `select` names no diagnosis.
     """
     options = options or Options()
-    diagnoses = [check for check in (everything() if catalog is None else catalog) if check.kind == "diagnosis"]
-    ledger = Ledger(recording.target, options, choose(diagnoses, options.select, options.ignore, RETIRED))
+    selection = choose(everything() if catalog is None else catalog, options.select, options.ignore, RETIRED)
+    if all(check.kind == "experiment" for check in selection.checks):
+        raise UsageError(f"{', '.join(check.id for check in selection.checks)}: {NEEDS_SETUP}")
+    ledger = Ledger(recording.target, options, selection)
     ledger.recording = recording
     for _ in ledger.diagnose():
         pass
+    for check in ledger.pending:
+        for _ in ledger.fail(check.id, None, NEEDS_SETUP):
+            pass
     return ledger.report()
 
 

@@ -5,6 +5,7 @@ It takes in what workers say and gives out events. It knows nothing of processes
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import platform
 import time
@@ -36,6 +37,7 @@ class Ledger:
 
     def __init__(self, target: str, options: Options, selection: Selection) -> None:
         self.target, self.options, self.selection = target, options, selection
+        self.shown_as = options.shown_as or target
         self.recording: Recording | None = None
         self.deadline: float | None = None
         """time.monotonic() at which the budget is spent; None before the target was loaded."""
@@ -76,7 +78,8 @@ class Ledger:
             self._facts = message["facts"]
             yield Loaded(message["seconds"], message["facts"])
         elif kind == "recorded":
-            self.recording = recordings.from_json(message["recording"])
+            recording = recordings.from_json(message["recording"])
+            self.recording = dataclasses.replace(recording, target=self.shown_as)
             yield Recorded(self.recording)
             yield from self.diagnose()
         elif kind == "result":
@@ -128,18 +131,19 @@ class Ledger:
     def report(self) -> Report:
         """The Report; every check must have its result."""
         folded = fold([self._results[check.id] for check in self.selection.checks])
+        # What explains what does not depend on how grave the user finds it, but what is known does.
+        graded = [regraded(result, self.options.severities) for result in folded]
         accepted, suppressions = suppress(
-            folded,
+            graded,
             self.options.suppressions,
             self.options.today,
             {check.id: [rule.code for rule in check.rules] for check in self.selection.checks},
         )
-        # Last, as what explains what does not depend on how grave the user finds it.
-        checks = tuple(regraded(result, self.options.severities) for result in accepted)
+        checks = tuple(accepted)
         counts = Counter(check.status for check in checks)
         return Report(
             status=overall(checks),
-            target=self.target,
+            target=self.shown_as,
             environment=self._environment(),
             counts={status: counts[status] for status in STATUSES},
             checks=checks,
@@ -161,6 +165,7 @@ class Ledger:
             except importlib.metadata.PackageNotFoundError:
                 torch = None
         recording = self.recording
+        configuration = {"configuration": self.options.configuration} if self.options.configuration else {}
         return {
             "stabcheck": __version__,
             "python": platform.python_version(),
@@ -170,4 +175,5 @@ class Ledger:
             "entry": ":".join(map(str, self._facts.get("entry") or ())) or None,
             "seed": recording.seed if recording is not None else self.options.seed,
             "steps": recording.planned if recording is not None else self.options.steps,
+            **configuration,
         }

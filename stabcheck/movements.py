@@ -43,6 +43,17 @@ RATE_FACTOR = 4.0
 """Change of the largest stable learning rate. Between seeds it was 2.0 at most, in
 12 pairs of runs of 4 set-ups: twice that."""
 
+SHARE_CHANGE = 0.4
+"""Change of a share in the evidence of a finding, such as that of the validation samples which training has too: that of
+silent units, the share that differs most between seeds, changes by less."""
+
+COUNT_FACTOR = 4.0
+"""Change of a count in the evidence of a finding. The counts are of samples, units and the like, and differ less between
+seeds than gradients of single layers do, whose factor this is."""
+
+COUNTS = ("count", "rows")
+"""Keys of evidence that say how often a fault was found; other numbers are places, settings, or either way bad."""
+
 TIME_FACTOR = 2.0
 """A check, or all together, must take more than twice as long: other work on the machine makes it take up to that."""
 
@@ -92,6 +103,25 @@ def moved(old: Report, new: Report) -> tuple[Movement, ...]:
         *_stable_rate(*of("learning-rate")),
         *_time(before, after),
     )
+
+
+def extent(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Unit, float, float]]:
+    """(key, unit, old, new) of what says in both evidences how far a fault goes, and is far from what it was."""
+    for key in new:
+        a, b = number(old.get(key)), number(new[key])
+        if a is None or b is None or not (math.isfinite(a) and math.isfinite(b)):
+            continue
+        if key == "share" and abs(a - b) > SHARE_CHANGE:
+            yield key, "share", a, b
+        elif key in COUNTS and _by_factor(a, b, COUNT_FACTOR):
+            yield key, "number", a, b
+
+
+def value_of(unit: Unit, value: float) -> str:
+    """A number of a movement in words."""
+    if unit == "share":
+        return "<0.1%" if 0 < value < 0.001 else f"{value:.0%}" if value >= 0.01 or value == 0 else f"{value:.1%}"
+    return f"{value:,.4g}"
 
 
 def _measurements(check: CheckResult | None) -> Mapping[str, Any]:

@@ -49,6 +49,11 @@ class Options:
     log: Path | None = None
     """Write what the target prints to this file, which starts anew at 64 MiB."""
 
+    shown_as: str = ""
+    """What the report calls the target; empty: as it is loaded."""
+    configuration: str | None = None
+    """The configuration file that these options come from, for the report."""
+
     def __post_init__(self) -> None:
         for name in ("budget", "load_timeout", "check_timeout"):
             if not getattr(self, name) > 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any
 from stabcheck import config as configuration
 from stabcheck.catalog import RETIRED, everything
 from stabcheck.config import Config
+from stabcheck.earlier import known
 from stabcheck.options import Options
-from stabcheck.publishing import known
+from stabcheck.renderers.formats import DOCUMENTS
 from stabcheck.userland import UsageError
 
 PLAIN = ("seed", "steps", "device", "budget", "load_timeout", "check_timeout")
@@ -46,17 +48,34 @@ class Plan:
     """One run."""
 
     name: str
-    """Of the target in the file; "" for one that was spelt out."""
+    """Of the target in the file; "" for the file's own, or one that was spelt out."""
     file: Path | None
     """The configuration file."""
+    passed_over: Path | None
+    """Another one beside it, which does not hold."""
     target: str
     options: Options
     strict: bool
     formats: Mapping[str, Path | None]
 
+    @property
+    def written(self) -> str:
+        """The target as it stands in the file or on the command line."""
+        return self.options.shown_as or self.target
+
+    @property
+    def called(self) -> str:
+        """What tells it from others."""
+        return self.name or self.written
+
+    @property
+    def note(self) -> str:
+        """What is to be said about the file; empty if nothing is."""
+        return f"{self.file} holds, {self.passed_over.name} beside it does not" if self.passed_over else ""
+
 
 def plans(target: str | None, given: Given, file: Path | None = None, *, every: bool = False) -> list[Plan]:
-    """The runs to do: of `target`, or of `every` target that the configuration file names.
+    """The runs to do: of `target`, or of `every` target in the configuration file, its own first.
 
     Raises:
         UsageError: the file or an option means nothing, or two runs would write the same file.
@@ -65,20 +84,21 @@ def plans(target: str | None, given: Given, file: Path | None = None, *, every: 
     configuration.check(config, everything(), RETIRED)
     if every and target is not None:
         raise UsageError("--all runs every target of the configuration file: leave TARGET out")
-    if every and not config.targets():
-        said = (
-            f"{config.file} has no table 'targets'"
-            if config.file
-            else "there is no configuration file with a table 'targets'"
-        )
-        raise UsageError(f"--all: {said}")
-    found = [_plan(name, config, given) for name in (config.targets() if every else [target])]
+    targets = [None, *config.targets()] if config.settings.target else config.targets()
+    if every and not targets:
+        said = f"{config.file} has none" if config.file else "there is no configuration file"
+        raise UsageError(f"--all runs every target of the configuration file, and {said}")
+    found = [_plan(name, config, given) for name in (targets if every else [target])]
     taken: dict[Path, str] = {}
     for plan in found:
-        for path in filter(None, plan.formats.values()):
-            if taken.setdefault(path, plan.name) != plan.name:
+        for format, path in plan.formats.items():
+            if path is None and len(found) > 1 and format in DOCUMENTS:
                 raise UsageError(
-                    f"{path}: both {taken[path]} and {plan.name} would be written there; use {{name}} in the path"
+                    f"--all: {len(found)} reports after each other are no {format}: use -o {format}=PATH with {{name}} in it"
+                )
+            if path is not None and taken.setdefault(path, plan.called) != plan.called:
+                raise UsageError(
+                    f"{path}: both {taken[path]} and {plan.called} would be written there; use {{name}} in the path"
                 )
     return found
 
@@ -101,13 +121,15 @@ def _plan(target: str | None, config: Config, given: Given) -> Plan:
         thresholds=settings.thresholds,
         suppressions=(*configuration.suppressions(settings), *known(baseline)),
         verbose=given.verbose,
+        shown_as=written if (written := config.written(target)) != settings.target else "",
+        configuration=os.path.relpath(config.file) if config.file else None,
     )
     formats = {key: None if path == "-" else Path(path) for key, path in settings.output.items()} | dict(given.formats)
     if sum(path is None for path in formats.values()) > 1:
         raise UsageError("only one format can go to standard output: give the others a file")
     named = {key: path and Path(str(path).replace("{name}", name or "default")) for key, path in formats.items()}
     strict = given.strict or bool(settings.strict)
-    return Plan(name, config.file, settings.target or "", options, strict, named)
+    return Plan(name, config.file, config.passed_over, settings.target or "", options, strict, named)
 
 
 def all_plans(target: str | None, file: Path | None = None, *, every: bool = False) -> tuple[list[Plan], str]:
@@ -127,10 +149,10 @@ def all_plans(target: str | None, file: Path | None = None, *, every: bool = Fal
 def to_toml(plan: Plan) -> str:
     """The plan as a table of TOML, with the file in a comment."""
     options = plan.options
-    lines = [f"# {plan.file or 'no configuration file: all defaults'}"]
+    lines = [f"# {plan.note or plan.file or 'no configuration file: all defaults'}"]
     lines.append(f"[targets.{json.dumps(plan.name)}]" if plan.name else "[tool.stabcheck]")
     values: dict[str, Any] = {
-        "target": plan.target,
+        "target": plan.written,
         "arguments": dict(options.arguments),
         "select": list(options.select),
     }

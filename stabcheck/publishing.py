@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from stabcheck.options import Options
     from stabcheck.recording import Recording
     from stabcheck.report import CheckResult, Report
-    from stabcheck.suppressions import Suppression
 
 NO_VERDICT = 2
 
@@ -67,33 +66,6 @@ def require(*wanted: Mapping[str, Path | None]) -> None:
             raise UsageError(f"-o {name}: {lack}")
 
 
-def known(baseline: Path | None) -> tuple[Suppression, ...]:
-    """What the baseline has found already.
-
-    Raises:
-        UsageError: it cannot be read, or is no report.
-    """
-    if baseline is None:
-        return ()
-    from stabcheck.suppressions import from_report
-
-    return from_report(read_report(baseline, "--baseline"), baseline.name)
-
-
-def read_report(path: Path, what: str) -> Report:
-    """The report in a file that `what` (an option) names.
-
-    Raises:
-        UsageError: it cannot be read, or is no report.
-    """
-    from stabcheck.report import from_json
-
-    try:
-        return from_json(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{what} {path}: {getattr(error, 'strerror', None) or error}") from error
-
-
 class Shown:
     """What of the report is shown, where and how."""
 
@@ -104,22 +76,37 @@ class Shown:
         """The format that has standard output to itself."""
         self.quiet, self.verbose, self.strict = quiet, verbose, strict
         self.name = name
-        """Of the target in the configuration file, to tell several apart."""
+        """Of the target, to tell several apart."""
         self.stream = sys.stderr if self.on_stdout else sys.stdout
         self.look = Look.of(self.stream, color)
         self.live = Look.of(sys.stderr, color)
 
 
+@contextlib.contextmanager
 def outputs(
-    wanted: Mapping[str, Path | None], log_gradients: Path | None, save_recording: Path | None = None
-) -> contextlib.AbstractContextManager[dict[str, OutputFile]]:
-    """The files to write, by option; they are opened now, so that what cannot be written is known before the run."""
+    wanted: Mapping[str, Path | None],
+    log_gradients: Path | None,
+    save_recording: Path | None = None,
+    *,
+    read: Iterable[Path] = (),
+    quiet: bool = False,
+) -> Iterator[dict[str, OutputFile]]:
+    """The files to write, by option; what cannot be written is known now, before the run. At the end, whatever it is, a line
+    on standard error names those that were written, unless `quiet`."""
+    from stabcheck.renderers.formats import EVENTS
     from stabcheck.renderers.gradients import FORMATS
 
     if log_gradients is not None and log_gradients.suffix.lower() not in FORMATS:
         raise UsageError(f"--log-gradients {log_gradients}: the name must end in {' or '.join(FORMATS)}")
     reports = {f"-o {name}": path for name, path in wanted.items()}
-    return open_outputs({**reports, "--save-recording": save_recording, "--log-gradients": log_gradients})
+    paths = {**reports, "--save-recording": save_recording, "--log-gradients": log_gradients}
+    with open_outputs(paths, streamed=[f"-o {EVENTS}"], read=read) as files:
+        try:
+            yield files
+        finally:
+            written = [str(file.path) for file in files.values() if file.written]
+            if written and not quiet:
+                say(f"wrote {', '.join(written)}")
 
 
 def listen(target: str, options: Options, shown: Shown, files: dict[str, OutputFile]) -> tuple[Report, bool]:

@@ -84,6 +84,11 @@ WINDOW_SAMPLES = 300
 """A unit that fires for 1 % of the inputs is silent on as many with probability 5 %: small batches need more steps."""
 
 
+def too_few(steps: int) -> str:
+    """That so many are, up to what they are too few for."""
+    return f"{steps} step{'s are' if steps > 1 else ' is'} too few"
+
+
 def silent_window(samples_per_step: int, steps: int) -> int:
     """Steps at the end of the trial that decide whether a unit is dead."""
     return min(max(WINDOW, math.ceil(WINDOW_SAMPLES / max(samples_per_step, 1))), steps)

@@ -16,6 +16,8 @@ from stabcheck.check import Severity
 
 Status = Literal["pass", "warn", "fail", "skip", "error"]
 SCHEMA_VERSION: Literal[1] = 1
+NEEDS_SETUP = "needs the set-up itself, not only a recording: stabcheck run"
+"""Why an experiment is skipped where a recording is judged."""
 STATUSES: tuple[Status, ...] = ("pass", "warn", "fail", "skip", "error")
 
 

@@ -8,11 +8,16 @@ from __future__ import annotations
 import datetime
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stabcheck.check import Severity
     from stabcheck.report import CheckResult, FindingResult, Report, SuppressionResult
+
+KNOWN = "known: in the baseline"
+"""How the reason of what a baseline has begins."""
+WORSE = "but worse:"
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,11 @@ class Suppression:
     until: datetime.date | None = None
     """The last day on which it holds."""
     exact: bool = False
-    """`location` is a place and no pattern, None meaning a finding without one."""
+    """It is about one finding: `location` is a place and no pattern, None meaning a finding without one."""
+    severity: Severity = "fail"
+    """The gravest that is accepted."""
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    """Of the finding that is known."""
     lasting: bool = True
     """Whether it is worth telling that it matched nothing; not so for what a baseline knows."""
 
@@ -36,11 +45,22 @@ class Suppression:
 
     def covers(self, check: str, finding: FindingResult) -> bool:
         """Whether the finding of that check is meant."""
-        if not self.concerns(check, (finding.code,)):
+        if not self.concerns(check, (finding.code,)) or (self.severity, finding.severity) == ("warn", "fail"):
             return False
         if self.exact:
             return finding.location == self.location
         return self.location is None or fnmatch.fnmatchcase(finding.location or "", self.location)
+
+    def why(self, finding: FindingResult) -> str:
+        """The reason, with what is worse than it was."""
+        from stabcheck.movements import extent, value_of
+
+        worse = [
+            f"{key} {value_of(unit, old)} → {value_of(unit, new)}"
+            for key, unit, old, new in extent(self.evidence, finding.evidence)
+            if new > old
+        ]
+        return f"{self.reason}, {WORSE} {', '.join(worse)}" if worse else self.reason
 
     def expired(self, today: datetime.date) -> bool:
         """Whether its last day is over."""
@@ -48,14 +68,21 @@ class Suppression:
 
 
 def from_report(report: Report, name: str) -> tuple[Suppression, ...]:
-    """Suppressions of all that a report has found: what it knows is not new."""
+    """A suppression for each thing that a report has found: what it knows is not new, nor is what it knew from another
+    baseline. What was accepted with a reason of its own stays a matter of that."""
     return tuple(
         Suppression(
-            finding.code, f"known: in the baseline {name}", location=finding.location, exact=True, lasting=False
+            finding.code,
+            f"{KNOWN} {name}",
+            location=finding.location,
+            exact=True,
+            severity=finding.severity,
+            evidence=finding.evidence,
+            lasting=False,
         )
         for check in report.checks
         for finding in check.findings
-        if finding.suppressed is None
+        if finding.suppressed is None or finding.suppressed.startswith(KNOWN)
     )
 
 
@@ -75,10 +102,12 @@ def suppress(
 
     def marked(check: str, finding: FindingResult) -> FindingResult:
         for place, suppression in enumerate(suppressions):
+            if suppression.exact and used[place]:
+                continue
             if suppression.covers(check, finding):
                 used[place] += 1
                 if not suppression.expired(today):
-                    return finding.model_copy(update={"suppressed": suppression.reason})
+                    return finding.model_copy(update={"suppressed": suppression.why(finding)})
         return finding
 
     after = [_with(result, [marked(result.id, finding) for finding in result.findings]) for result in results]
@@ -122,6 +151,7 @@ def _with(result: CheckResult, findings: Sequence[FindingResult]) -> CheckResult
         return result
     status = status_of(findings, error=result.error, skip_reason=result.skip_reason)
     known = sum(finding.suppressed is not None for finding in findings)
-    # The summary of a failure would stand beside a pass.
-    summary = f"{known} known finding{'s' * (known > 1)}, suppressed" if status == "pass" else result.summary
+    # The summary of a failure alone would stand beside a pass.
+    is_pass = status == "pass" and result.status != "pass"
+    summary = f"{known} known finding{'s' * (known > 1)}, suppressed: {result.summary}" if is_pass else result.summary
     return result.model_copy(update={"findings": tuple(findings), "status": status, "summary": summary})

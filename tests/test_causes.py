@@ -5,7 +5,7 @@ import random
 import pytest
 
 from stabcheck.catalog import CATALOG, RETIRED
-from stabcheck.causes import EXPLAINS, fold
+from stabcheck.causes import EXPLAINS, RAISED, fold
 from stabcheck.report import CheckError, CheckResult, FindingResult, status_of
 
 
@@ -59,9 +59,10 @@ def test_the_table_names_codes_that_exist() -> None:
         assert all(any(code.startswith(effect) for code in known) for effect in line.effects)
 
 
-def test_a_check_that_could_not_run_for_an_explained_exception_is_a_skip() -> None:
+@pytest.mark.parametrize("key", RAISED)
+def test_a_check_that_could_not_run_for_an_explained_exception_is_a_skip(key: str) -> None:
     raised = "IndexError: Target 10 is out of bounds."
-    cause = FindingResult(code="SC1604", severity="fail", message="m", fix="f", evidence={"raised": raised})
+    cause = FindingResult(code="SC1604", severity="fail", message="m", fix="f", evidence={key: raised})
     found = CheckResult(id="loss-contract", status="fail", summary="s", findings=(cause,))
     problems = ("IndexError: Target 12 is out of bounds. (train.py:3)", "KeyError: 'labels'")
     broken = [
@@ -76,3 +77,12 @@ def test_a_check_that_could_not_run_for_an_explained_exception_is_a_skip() -> No
 
     assert [r.status for r in fold([found, *broken])] == ["fail", "skip", "error"]
     assert [r.status for r in fold(broken)] == ["error", "error"]
+
+
+def test_a_type_alone_explains_nothing() -> None:
+    cause = FindingResult(code="SC1604", severity="fail", message="m", fix="f", evidence={"raised": "KeyError"})
+    found = CheckResult(id="loss-contract", status="fail", summary="s", findings=(cause,))
+    error = CheckError(blame="target", stage="validate", message="KeyError: 'labels'")
+
+    broken = CheckResult(id="eval-mode", status="error", summary="s", error=error)
+    assert [r.status for r in fold([found, broken])] == ["fail", "error"]

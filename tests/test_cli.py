@@ -275,7 +275,26 @@ def test_recording_and_gradients_are_written(fake: Engine, capsys: Output) -> No
 
     assert Path("r.json").read_text("utf-8") == to_json(RECORDING) + "\n"
     assert Path("g.csv").read_text("utf-8").splitlines()[1] == "0,(total),2.0,1.0"
+    assert capsys.readouterr().err == "stabcheck: wrote r.json, g.csv\n"
+
+
+def test_a_quiet_run_does_not_say_what_it_wrote(fake: Engine, capsys: Output) -> None:
+    main(["run", "train.py:setup", "--json", "r.json", "-q"])
+
+    assert Path("r.json").is_file()
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "words", ["--json keep.py", "-o json=keep.py --select dying-rely", "--json old.json --steps 0"]
+)
+def test_bad_input_touches_no_file(words: str, fake: Engine, capsys: Output) -> None:
+    for name in ("keep.py", "old.json"):
+        Path(name).write_text("precious")
+
+    assert main(["run", "keep.py:setup", *words.split()]) == 2
+    assert [Path(name).read_text() for name in ("keep.py", "old.json")] == ["precious", "precious"]
+    assert len(list(Path().iterdir())) == 2
 
 
 def test_files_without_a_recording_are_not_left_empty(fake: Engine, capsys: Output) -> None:
@@ -304,7 +323,6 @@ def test_files_without_a_recording_are_not_left_empty(fake: Engine, capsys: Outp
         ("run t.py:f --select dying-rely", "did you mean 'dying-relu'?"),
         ("run t.py:f --ignore SC99", "'SC99' is no check and no rule"),
         ("run t.py:f --select dying-relu --ignore dying-relu", "nothing is left to run"),
-        ("run t.py:f --json no/where.json", "there is no directory no; create it first"),
         ("run t.py:f --json .", "is a directory"),
         ("run t.py:f --log-gradients g.txt", "must end in .csv or .jsonl"),
         ("run t.py:f --json a --save-recording a", "name the same file"),
@@ -409,7 +427,8 @@ def test_target_that_cannot_be_loaded_is_one_line(fake: Engine, capsys: Output) 
 
     assert code == 2
     assert captured.out == ""
-    assert captured.err == "stabcheck: setup(): KeyError: 'x' (train.py:3) (-v shows the traceback)\n"
+    said = ["setup(): KeyError: 'x' (train.py:3) (-v shows the traceback)", "wrote r.json"]
+    assert captured.err.splitlines() == [f"stabcheck: {line}" for line in said]
     assert json.loads(Path("r.json").read_text())["status"] == "error"
 
     main(["run", "train.py:setup", "-v"])
@@ -443,6 +462,7 @@ def test_interrupt_tells_what_is_known_and_writes_it(fake: Engine, capsys: Outpu
         f"stabcheck: interrupted after 2 of {len(CATALOG)} checks; the report has these, the others as not run",
         "  FAIL   eval-mode: so it is",
         "  skip   clean-split: no \\x1b[31mval_loader",
+        "stabcheck: wrote r.json",
     ]
     assert fake.closed
     assert list(Path().iterdir()) == [Path("r.json")]
@@ -634,7 +654,7 @@ def test_real_run_in_a_bare_locale(tiny: Path) -> None:
     words = ("run", "train.py:setup", "--arg", "width=8", "--select", "gradient-norms", "--json", "r.json")
     found = stabcheck(tiny, *words, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", PYTHONIOENCODING="ascii")
 
-    assert (found.returncode, found.stderr) == (0, "")
+    assert (found.returncode, found.stderr) == (0, "stabcheck: wrote r.json\n")
     assert found.stdout.isascii()
     assert "Gradient norm of all parameters together" in found.stdout
     assert "the target prints" not in found.stdout

@@ -15,8 +15,11 @@ from stabcheck import thresholds as numbers
 from stabcheck.catalog import CATALOG
 from stabcheck.cli import main
 from stabcheck.events import Finished
+from stabcheck.ledger import Ledger
 from stabcheck.options import Options
+from stabcheck.renderers.terminal import render
 from stabcheck.report import CheckResult, Report
+from stabcheck.selection import choose
 from stabcheck.suppressions import Suppression
 
 DYING = next(check for check in CATALOG if check.id == "dying-relu")
@@ -69,7 +72,7 @@ def test_the_file_gives_what_the_command_line_does_not(runs: Runs) -> None:
     assert Path(target) == Path.cwd() / "train.py:setup"
     assert options == Options(
         select=("dying-relu",), arguments={"width": "8"}, seed=0, budget=60, device="cpu", severities={"SC0903": "fail"},
-        thresholds={"dying-relu": {"fail-dead": 0.75}},
+        thresholds={"dying-relu": {"fail-dead": 0.75}}, shown_as="train.py:setup", configuration="stabcheck.toml",
     )  # fmt: skip
 
 
@@ -130,6 +133,79 @@ def test_all_runs_every_target_with_its_own_settings(runs: Runs) -> None:
     assert Path("big.json").is_file()
 
 
+def test_all_runs_the_files_own_target_too(runs: Runs, capsys: Any) -> None:
+    write('target = "train.py:main"\n' + TARGETS)
+
+    assert main(["run", "--all", "-q"]) == 0
+    assert [Path(target).name for target, _ in runs] == ["train.py:main", "train.py:small", "pkg.train:big"]
+    assert [line.partition(": ")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "train.py:main", "small", "big",
+    ]  # fmt: skip
+
+    assert main(["show-config", "--all"]) == 0
+    tables = capsys.readouterr().out.split("\n# ")
+    assert [line for table in tables for line in table.splitlines() if line.startswith("target =")] == [
+        'target = "train.py:main"', 'target = "train.py:small"', 'target = "pkg.train:big"',
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", ["--output-format json", "-o sarif=-", "--json -"])
+def test_two_documents_do_not_go_to_standard_output(words: str, runs: Runs, capsys: Any) -> None:
+    write(TARGETS)
+
+    assert main(["run", "--all", *words.split()]) == 2
+    said = capsys.readouterr()
+    assert "2 reports after each other are no" in said.err
+    assert not said.out
+    assert not runs
+
+
+def test_events_of_several_targets_follow_each_other(runs: Runs, capsys: Any) -> None:
+    write(TARGETS)
+
+    assert main(["run", "--all", "-o", "json-lines=-", "-q"]) == 0
+    assert len(runs) == 2
+    assert all(json.loads(line) for line in capsys.readouterr().out.splitlines())
+
+
+def test_a_target_of_the_file_is_called_as_it_stands_there(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Reports of two checkouts are reports on the same target."""
+    write('target = "src/train.py:setup"\n[targets.small]\narguments = {width = 2}')
+    Path("deep").mkdir()
+    monkeypatch.chdir("deep")
+    for words in (["run"], ["run", "small"], ["run", "here.py:setup"]):
+        assert main(words) == 0
+
+    assert [options.shown_as or target for target, options in runs] == ["src/train.py:setup"] * 2 + ["here.py:setup"]
+    assert {options.configuration for _, options in runs} == {"../stabcheck.toml"}
+
+
+def test_the_report_calls_the_target_so_and_names_the_file() -> None:
+    options = Options(shown_as="train.py:setup", configuration="stabcheck.toml")
+    ledger = Ledger("/home/me/train.py:setup", options, choose(CATALOG, ["dying-relu"]))
+    list(ledger.fail("load", None, "it does not matter"))
+    made = ledger.report()
+
+    assert (made.target, made.environment["configuration"]) == ("train.py:setup", "stabcheck.toml")
+    assert "configuration stabcheck.toml" in render(made, verbose=True)
+    assert "/home/me" not in made.to_json()
+
+
+def test_of_two_files_in_one_folder_one_holds_and_this_is_said(runs: Runs, capsys: Any) -> None:
+    write("seed = 3")
+    write("[tool.other]", "pyproject.toml")
+    main(["run", "t.py:f"])
+    assert "holds" not in capsys.readouterr().err
+
+    write("[tool.stabcheck]\nseed = 4", "pyproject.toml")
+    main(["run", "t.py:f"])
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"stabcheck: {Path.cwd() / 'stabcheck.toml'} holds, pyproject.toml beside it does not"]
+    assert [options.seed for _, options in runs] == [3, 3]
+
+
 def test_quiet_verdicts_of_several_targets_say_whose_they_are(runs: Runs, capsys: Any) -> None:
     write(TARGETS)
     main(["run", "--all", "-q"])
@@ -186,7 +262,7 @@ def test_what_is_wrong_in_the_file_is_one_line(text: str, message: str, runs: Ru
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("run --all", "there is no configuration file with a table 'targets'"),
+        ("run --all", "--all runs every target of the configuration file, and there is no configuration file"),
         ("run t.py:f --all", "leave TARGET out"),
         ("run --config no.toml", "no.toml: No such file or directory"),
         ("run --config pyproject.toml", "it has no table [tool.stabcheck]"),
@@ -233,8 +309,8 @@ def test_a_target_may_be_spelt_short_and_is_listed(runs: Runs, capsys: Any) -> N
     shown = capsys.readouterr().out
     assert shown.startswith("# targets: good (train.py:good), bad (train.py:bad)\n")
     tables = tomllib.loads(shown)["targets"]
-    assert (tables["good"]["target"], tables["good"]["seed"]) == (f"{Path.cwd()}/train.py:good", 3)
-    assert (tables["bad"]["target"], tables["bad"]["seed"]) == (f"{Path.cwd()}/train.py:bad", 4)
+    assert (tables["good"]["target"], tables["good"]["seed"]) == ("train.py:good", 3)
+    assert (tables["bad"]["target"], tables["bad"]["seed"]) == ("train.py:bad", 4)
     assert main(["run", "good"]) == 0
     assert [target for target, _ in runs] == [f"{Path.cwd()}/train.py:good"]
 

@@ -77,24 +77,77 @@ def test_nothing_moves_in_a_pipe_or_on_a_dumb_terminal(monkeypatch: pytest.Monke
     assert not Look.of(Stream(terminal=True)).moving
 
 
-def test_file_is_empty_from_the_start_and_gets_what_is_written(tmp_path: Path) -> None:
+def test_a_file_is_as_it_was_until_all_of_it_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     path.write_text("an older, longer report")
-    file = OutputFile(path, "--json")
-    assert path.read_text() == ""
-    file.write("new")
-    file.close()
+    path.chmod(0o640)
+    with open_outputs({"--json": path}) as files:
+        assert path.read_text() == "an older, longer report"
+        files["--json"].write("new")
 
     assert path.read_text() == "new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert list(tmp_path.iterdir()) == [path]
 
 
-def test_file_that_was_never_written_is_gone(tmp_path: Path) -> None:
-    """The report of an earlier run must not be taken for that of one that was interrupted."""
+def test_a_file_that_was_never_written_is_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     path.write_text("old")
-    OutputFile(path, "--json").close()
+    with pytest.raises(KeyboardInterrupt), open_outputs({"--json": path, "-o sarif": tmp_path / "new" / "r.sarif"}):
+        raise KeyboardInterrupt
 
-    assert not path.exists()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_that_fails_leaves_the_earlier_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "r.json"
+    path.write_text("old")
+    file = OutputFile(path, "--json")
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OutputError, match="No space left"):
+        file.write("new")
+
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "link.json").symlink_to(tmp_path / "deep" / "real.json")
+    OutputFile(tmp_path / "link.json", "--json").write("new")
+
+    assert (tmp_path / "link.json").is_symlink()
+    assert (tmp_path / "deep" / "real.json").read_text() == "new"
+
+
+def test_a_streamed_file_can_be_followed(tmp_path: Path) -> None:
+    file = OutputFile(tmp_path / "events.jsonl", "-o json-lines", streamed=True)
+    for line in ("a\n", "b\n"):
+        file.write(line)
+
+    assert (tmp_path / "events.jsonl").read_text() == "a\nb\n"
+    file.close()
+
+
+def test_a_directory_is_made_when_there_is_something_to_write(tmp_path: Path) -> None:
+    file = OutputFile(tmp_path / "new" / "dir" / "r.json", "--json")
+    assert list(tmp_path.iterdir()) == []
+    file.write("x")
+
+    assert (tmp_path / "new" / "dir" / "r.json").read_text() == "x"
+
+
+@pytest.mark.parametrize("name", ["keep.py", "keep.ipynb", "pyproject.toml", "input"])
+def test_what_people_wrote_or_the_run_reads_is_never_written_over(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text("precious")
+    with (
+        pytest.raises(OutputError, match="name another"),
+        open_outputs({"--json": path}, read=[tmp_path / "." / "input"]),
+    ):
+        pass
+
+    assert path.read_text() == "precious"
 
 
 def test_device_is_written_and_never_removed() -> None:
@@ -108,13 +161,15 @@ def test_device_is_written_and_never_removed() -> None:
     ("path", "message"),
     [
         (".", "--json .: is a directory; name a file in it"),
-        ("no/where.json", "there is no directory no; create it first"),
+        ("file/where.json", "--json file/where.json: cannot be written (Not a directory)"),
+        ("x" * 300, "cannot be written (File name too long)"),
     ],
 )
 def test_what_cannot_be_written_is_said_at_once(
     path: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("file").touch()
     with pytest.raises(OutputError) as raised:
         OutputFile(Path(path), "--json")
 

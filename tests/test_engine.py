@@ -15,7 +15,8 @@ import simple_checks as simple
 
 from stabcheck import engine, events, recording, supervisor
 from stabcheck.engine import Options, UsageError
-from stabcheck.report import Report, exit_code
+from stabcheck.renderers.terminal import verdict_line
+from stabcheck.report import NEEDS_SETUP, Report, exit_code
 
 HOSTILE = Path(__file__).parent / "hostile"
 HEALTHY = f"{HOSTILE / 'healthy.py'}:setup"
@@ -155,13 +156,16 @@ def test_recording_is_judged_without_the_target(host: engine.Host) -> None:
 
     report = engine.diagnose(recording.from_json(recording.to_json(recorded)), Options(), catalog)
 
-    assert [check.model_dump(exclude={"duration_s"}) for check in report.checks] == [
+    assert [check.model_dump(exclude={"duration_s"}) for check in report.checks if check.id == "losses"] == [
         check.model_dump(exclude={"duration_s"})
         for check in heard[-1].report.checks  # type: ignore[union-attr]
         if check.id == "losses"
     ]
     assert (report.target, report.environment["seed"], report.environment["steps"]) == (HEALTHY, 7, 5)
-    with pytest.raises(UsageError, match="'looks' is no check"):
+    (looks,) = [check for check in report.checks if check.id == "looks"]
+    assert (looks.status, looks.skip_reason) == ("skip", NEEDS_SETUP)
+    assert verdict_line(report) == "No fault found: 1 check passed (1 skipped, 1 of them for want of the set-up)."
+    with pytest.raises(UsageError, match="looks: needs the set-up"):
         engine.diagnose(recorded, Options(select=("looks",)), catalog)
 
 

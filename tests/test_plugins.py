@@ -56,17 +56,30 @@ def test_a_check_of_another_package_is_listed_explained_and_run(package: Path) -
     assert [(check["id"], check["status"]) for check in checks] == [("dying-relu", "pass"), ("fits-device", "fail")]
     (finding,) = checks[1]["findings"]
     assert finding["code"] == "ACME0101"
+    assert checks[1]["summary"] == finding["message"]
     assert finding["evidence"]["count"] == checks[1]["measurements"]["count"] > 100
 
 
-def test_a_package_that_cannot_be_imported_is_one_line(package: Path) -> None:
+def test_a_package_that_cannot_be_imported_stops_nothing_else(package: Path) -> None:
     (package / "acme/fits_device.py").write_text("import nothing_of_this_name")
+    problem = "the check 'fits-device' of acme cannot be imported: ModuleNotFoundError: No module named"
 
-    done = stabcheck(package, "list")
+    shown = stabcheck(package, "list")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert problem in " ".join(shown.stdout.split())
+    assert "dying-relu" in shown.stdout
+    assert stabcheck(package, "explain", "dying-relu").returncode == 0
+    assert "--ignore fits-device" in stabcheck(package, "explain", "fits-device").stdout
 
+    words = ("run", f"{ROOT / 'sample_models/mlp.py'}:healthy", "--select", "dying-relu", "--json", "-", "-q")
+    assert stabcheck(package, *words).returncode == 0
+    done = stabcheck(package, *words, "--select", "fits-device")
     assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "the check 'fits-device' of acme cannot be imported: ModuleNotFoundError" in done.stderr
+    checks = json.loads(done.stdout)["checks"]
+    assert [(check["id"], check["status"]) for check in checks] == [("dying-relu", "pass"), ("fits-device", "error")]
+    assert problem in checks[1]["error"]["message"]
+    ignoring = stabcheck(package, *words, "--select", "fits-device", "--ignore", "fits-device")
+    assert ignoring.returncode == 0
 
 
 def check(code: str) -> object:

@@ -110,6 +110,7 @@ REPORT = ["-o", "json=stabcheck.json"]
             {"target": "a b.py:setup", "options": " --strict  --select SC03,SC07 ", "baseline": "old report.json"},
             ["run", "a b.py:setup", *REPORT, "--baseline", "old report.json", "--strict", "--select", "SC03,SC07"],
         ),
+        ({"options": "--strict\n--select\tSC03\n\n-q\n"}, ["run", *REPORT, "--strict", "--select", "SC03", "-q"]),
         ({"target": "$(touch x)`y`;z", "sarif": "s.sarif"}, ["run", "$(touch x)`y`;z", *REPORT, "-o", "sarif=s.sarif"]),
     ],
 )

@@ -5,6 +5,7 @@ import datetime
 import pytest
 
 from stabcheck.causes import fold
+from stabcheck.comparison import compare
 from stabcheck.renderers import markdown, sarif, terminal
 from stabcheck.renderers.findings import suppressed
 from stabcheck.report import CheckResult, FindingResult, Report, overall, status_of
@@ -102,6 +103,75 @@ def test_a_baseline_leaves_only_what_is_new() -> None:
     assert after.status == "fail"
     (clean,), told = suppress([check("dying-relu")], from_report(report(DYING), "old.json"), TODAY, RULES)
     assert (clean.status, told) == ("pass", ())
+
+
+def test_a_baseline_that_was_made_with_a_baseline_knows_the_same() -> None:
+    made = report(DYING)
+    for turn in range(3):
+        (after,), _ = suppress([DYING], from_report(made, f"{turn}.json"), TODAY, RULES)
+        made = report(after)
+
+        assert [f.suppressed for f in after.findings] == [f"known: in the baseline {turn}.json"] * 2
+
+    (accepted,), _ = suppress([DYING], [Suppression("SC0903", "until we mend it", until=TODAY)], TODAY, RULES)
+    assert from_report(report(accepted), "b.json") == ()
+
+
+def test_of_equal_findings_a_baseline_knows_as_many_as_there_were() -> None:
+    one, two = check("clean-split", finding("SC0301")), check("clean-split", finding("SC0301"), finding("SC0301"))
+
+    (after,), _ = suppress([two], from_report(report(one), "b.json"), TODAY, RULES)
+
+    assert [f.counts for f in after.findings] == [False, True]
+    assert after.status == "fail"
+
+
+def test_a_failure_that_was_a_warning_is_new() -> None:
+    warned = from_report(report(check("clean-split", finding("SC0301", severity="warn"))), "b.json")
+
+    (fails,), _ = suppress([check("clean-split", finding("SC0301"))], warned, TODAY, RULES)
+    (warns,), _ = suppress([check("clean-split", finding("SC0301", severity="warn"))], warned, TODAY, RULES)
+
+    assert (fails.status, warns.status) == ("fail", "pass")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ({"share": 0.19}, {"share": 1.0}, ", but worse: share 19% → 100%"),
+        ({"share": 0.005, "count": 10}, {"share": 0.3, "count": 590}, ", but worse: count 10 → 590"),
+        ({"share": 1.0, "count": 400}, {"share": 0.2, "count": 80}, ""),
+        ({"share": 0.5, "count": 200, "loss": 1.0}, {"share": 0.7, "count": 280, "loss": 90.0}, ""),
+        ({}, {"share": 1.0}, ""),
+        ({"share": "NaN"}, {"share": 1.0}, ""),
+    ],
+)
+def test_what_is_known_but_much_worse_says_so(old: dict[str, object], new: dict[str, object], said: str) -> None:
+    baseline = report(check("clean-split", finding("SC0302", evidence=old)))
+    known = from_report(baseline, "b.json")
+
+    (after,), _ = suppress([check("clean-split", finding("SC0302", evidence=new))], known, TODAY, RULES)
+
+    assert [f.suppressed for f in after.findings] == [f"known: in the baseline b.json{said}"]
+    assert ("1 of them worse than known" in terminal.verdict_line(report(after))) is bool(said)
+    # It is what `diff` tells of the same two.
+    moved = [one.what for one in compare(baseline, report(check("clean-split", finding("SC0302", evidence=new)))).moved]
+    assert bool(moved) is (bool(said) or old.get("share") == 1.0)
+
+
+def test_the_verdict_and_the_checklist_do_not_hide_what_is_suppressed() -> None:
+    (after,), _ = suppress([DYING], [Suppression("SC0903", "sparse by design")], TODAY, RULES)
+    made = report(after, check("clean-split"))
+
+    assert after.status == "pass"
+    assert after.summary == "2 known findings, suppressed: s"
+    assert terminal.verdict_line(made) == "No new fault: 1 check passed, 2 known findings suppressed."
+    assert "\nknown  dying-relu" in terminal.render(made)
+    assert "known | dying-relu" in markdown.render(made)
+    warned = report(after, check("clean-split", finding("SC0301", severity="warn")))
+    assert terminal.verdict_line(warned) == (
+        "Look before you start: nothing new failed, 1 check warned — clean-split: s; 2 known findings suppressed"
+    )
 
 
 def test_suppressed_findings_stay_visible_with_their_reason() -> None:

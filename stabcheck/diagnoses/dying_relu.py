@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import Any
 
 from stabcheck.check import Finding, Outcome, Rule, Skip, diagnosis
-from stabcheck.reading import FIRST_STEPS, called, progress, silent_window
+from stabcheck.reading import FIRST_STEPS, WINDOW, called, progress, silent_window, too_few
 from stabcheck.recording import CONSTANT_LEVEL, Recording, Rectifier
 
 FAIL_DEAD, WARN_DEAD = 0.9, 0.75
@@ -90,6 +90,8 @@ def CHECK(recording: Recording) -> Outcome:  # noqa: N802
         if shares[worst]
         else "every unit fires"
     )
+    if not findings and shares[worst] and len(recording.steps) < WINDOW:
+        raise Skip(f"{too_few(len(recording.steps))} to tell whether units that are silent stay so")
     if findings:
         # The first layer that is dead silences the rest: one finding, for the first.
         findings = sorted(findings, key=lambda f: f.severity != "fail")[:1]

@@ -22,7 +22,7 @@ from typing import Any
 
 from stabcheck import stats
 from stabcheck.check import Finding, Outcome, Rule, Skip, diagnosis
-from stabcheck.reading import GROWN, LATER, TAIL, called, is_bad_from_nowhere, progress
+from stabcheck.reading import GROWN, LATER, TAIL, called, is_bad_from_nowhere, progress, too_few
 from stabcheck.recording import CONSTANT_LEVEL, Recording
 
 DIVERGED = GROWN
@@ -99,6 +99,8 @@ def CHECK(recording: Recording) -> Outcome:  # noqa: N802
             finding = DIVERGENCE.at(None, remedy=_remedy(recording), **facts)
     if finding is None and not math.isfinite(state.last):
         raise Skip("the loss stopped being a number without growth before: gradient-norms says where that began")
+    if finding is None and len(recording.losses) < TAIL:
+        raise Skip(f"{too_few(len(recording.losses))} to tell whether anything grows")
     summary = (
         finding.message
         if finding

@@ -117,7 +117,8 @@ def CHECK(recording: Recording) -> Outcome:  # noqa: N802
         "trial": profiles.trial(recording), "by_layer": profiles.gradients(recording), "updates": profiles.updates(recording),
     }  # fmt: skip
     count = len(recording.parameters) - len(silent)
-    summary = f"{count} parameters logged over {len(totals)} steps, total norm {stats.median(finite):.3g} at the median"
+    taken = "1 step" if len(totals) == 1 else f"{len(totals)} steps"
+    summary = f"{count} parameters logged over {taken}, total norm {stats.median(finite):.3g} at the median"
     if frozen:
         summary += f", {len(frozen)} frozen"
     if unused:

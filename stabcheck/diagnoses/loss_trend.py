@@ -24,7 +24,7 @@ from typing import Any
 
 from stabcheck import stats
 from stabcheck.check import Finding, Outcome, Rule, Skip, diagnosis
-from stabcheck.reading import GROWN, LATER, TAIL, progress
+from stabcheck.reading import GROWN, LATER, TAIL, progress, too_few
 from stabcheck.recording import CONSTANT_LEVEL, Recording
 
 LEARNT = 0.3
@@ -74,7 +74,7 @@ def CHECK(recording: Recording) -> Outcome:  # noqa: N802
     if not all(map(math.isfinite, losses)):
         raise Skip("the loss stopped being a number: gradient-norms and exploding-gradients say where that began")
     if len(losses) < 2 * TAIL:
-        raise Skip(f"{len(losses)} steps are too few to tell a trend from noise")
+        raise Skip(f"{too_few(len(losses))} to tell a trend from noise")
     state = progress(recording)
     scatter = _scatter(losses)
     measured: dict[str, Any] = {

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from stabcheck.comparison import roots
+from stabcheck.movements import value_of
 from stabcheck.renderers.findings import NAMED, place
 from stabcheck.renderers.text import STATUS_STYLES, STATUS_WORDS, Paper, clip, fact, seconds, short
 
@@ -187,9 +188,7 @@ def _write_moved(paper: Paper, movements: Sequence[Movement], *, verbose: bool) 
 def _value(movement: Movement, value: float) -> str:
     if movement.unit == "seconds":
         return seconds(value)
-    if movement.unit == "share":
-        return "<0.1%" if 0 < value < 0.001 else f"{value:.0%}" if value >= 0.01 or value == 0 else f"{value:.1%}"
-    return fact(value)
+    return value_of("share", value) if movement.unit == "share" else fact(value)
 
 
 def _write_suppressed(paper: Paper, changes: Sequence[Change]) -> None:

@@ -78,6 +78,22 @@ def causes(report: Report) -> list[Cause]:
     return sorted(found, key=lambda cause: (cause.severity != "fail", -len(cause.followers)))
 
 
+def known(check: CheckResult) -> list[FindingResult]:
+    """Its suppressed findings but for those that follow from others, unless there are only such."""
+    found = [finding for finding in check.findings if finding.suppressed is not None]
+    return [finding for finding in found if finding.follows_from is None] or found
+
+
+def word_of(check: CheckResult) -> str:
+    """The status in the checklist: a check that passes only because what it found is suppressed is told apart."""
+    return "known" if check.status == "pass" and known(check) else STATUS_WORDS[check.status]
+
+
+def style_of(check: CheckResult) -> str:
+    """The colour of the same."""
+    return STATUS_STYLES["warn" if word_of(check) == "known" else check.status]
+
+
 def suppressed(report: Report) -> list[tuple[str, str]]:
     """(what, why) of every suppressed finding, and of suppressions that have run out or cover nothing."""
     rows = []

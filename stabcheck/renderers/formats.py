@@ -16,6 +16,9 @@ EVENTS = "json-lines"
 
 FORMATS = ("json", EVENTS, "junit", "sarif", "github", "markdown", "html")
 
+DOCUMENTS = ("json", "junit", "sarif", "html")
+"""Those that hold one report: two after each other are no document of the format."""
+
 EXTRAS = {"html": "plotly"}
 """Format -> the package that it needs and that comes with the extra of the format's name."""
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from stabcheck.renderers.findings import suppressed
+from stabcheck.renderers.findings import suppressed, word_of
 from stabcheck.renderers.markup import code, text
-from stabcheck.renderers.text import STATUS_WORDS, seconds
+from stabcheck.renderers.text import seconds
 from stabcheck.renderers.wording import Said, Wording, slashed
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def render(report: Report, *, catalog: Sequence[Check] = (), base: str | None = 
     for check in report.checks:
         summary = check.error.message if check.error else check.skip_reason or check.summary
         took = "" if check.status == "skip" else seconds(check.duration_s)
-        status = f"{MARKS[check.status]} {STATUS_WORDS[check.status].lower()}"
+        status = f"{MARKS[check.status]} {word_of(check).lower()}"
         lines.append(f"| {status} | {check.id} | {text(summary)} | {took} |")
     for said in wording.said():
         lines += ["", *_finding(said, wording)]

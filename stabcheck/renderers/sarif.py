@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from stabcheck.renderers.docs import summary
+from stabcheck.renderers.docs import sentence, summary
 from stabcheck.renderers.wording import Said, Wording, slashed
 from stabcheck.report import plain
 
@@ -22,10 +22,12 @@ ROOT = "SRCROOT"
 
 
 def render(report: Report, *, catalog: Sequence[Check] = (), base: str | None = None) -> str:
-    """One run with all rules of the catalogue. A finding without a line of its own is at the entry function, as such services
-    drop results that are nowhere; one that follows from another is suppressed, with that as the reason."""
+    """One run, with the rules that its results are about. A finding without a line of its own is at the entry function, as
+    such services drop results that are nowhere; one that follows from another is suppressed, with that as the reason."""
     wording = Wording(report, catalog, base)
-    rules = [(check, rule) for check in catalog for rule in check.rules]
+    # With their help, all rules of the catalogue take half a megabyte.
+    found = {finding.code for check in report.checks for finding in check.findings}
+    rules = [(check, rule) for check in catalog for rule in check.rules if rule.code in found]
     places = {rule.code: place for place, (_, rule) in enumerate(rules)}
     results = []
     for said in wording.said():
@@ -62,7 +64,7 @@ def _rule(check: Check, rule: Rule) -> dict[str, Any]:
         "name": "".join(word.capitalize() for word in rule.name.split("-")),
         "shortDescription": {"text": rule.name.replace("-", " ")},
         "fullDescription": {"text": summary(check)},
-        "help": {"text": check.doc, "markdown": check.doc},
+        "help": {"text": f"{sentence(rule.fix)} (stabcheck explain {rule.code})", "markdown": check.doc},
         "defaultConfiguration": {"level": LEVELS[rule.severity]},
         "properties": {"check": check.id},
     }

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stabcheck.renderers.docs import section
-from stabcheck.renderers.findings import Cause, causes, suppressed, write_cause
+from stabcheck.renderers.findings import Cause, causes, known, style_of, suppressed, word_of, write_cause
 from stabcheck.renderers.pictures import write_pictures
 from stabcheck.renderers.text import STATUS_STYLES, STATUS_WORDS, Paper, clean, clip, seconds
+from stabcheck.suppressions import WORSE
 
 if TYPE_CHECKING:
     from stabcheck.check import Check
@@ -47,7 +48,7 @@ def render(
     found = causes(report)
     verdict = paper.words((verdict_of(report, found), STATUS_STYLES[report.status]))
 
-    _write_header(paper, report)
+    _write_header(paper, report, verbose=verbose)
     paper.write(verdict)
     paper.write()
     _write_table(paper, report)
@@ -80,8 +81,6 @@ def verdict_line(report: Report, *, ascii: bool = False) -> str:
 
 def verdict_of(report: Report, found: Sequence[Cause]) -> str:
     """The verdict in one sentence, with the first cause in it."""
-    from stabcheck.report import out_of_time
-
     counts = {status: sum(check.status == status for check in report.checks) for status in STATUS_WORDS}
     ran = counts["pass"] + counts["warn"] + counts["fail"]
     if counts["error"]:
@@ -93,18 +92,36 @@ def verdict_of(report: Report, found: Sequence[Cause]) -> str:
         return f"No verdict: {_count(len(broken), 'check')} could not run{also} — {whose}{said}"
     if not ran:
         return "No verdict: nothing was checked."
-    late = sum(map(out_of_time, report.checks))
-    in_time = f", {late} of them for lack of time" if late else ""
-    skipped = f" ({counts['skip']} skipped{in_time})" if counts["skip"] else ""
+    skipped = _skipped(report)
+    accepted = sum(len(known(check)) for check in report.checks)
+    also = f"{_count(accepted, 'known finding')} suppressed" if accepted else ""
+    if report.status == "pass" and accepted:
+        worse = sum(WORSE in (one.suppressed or "") for check in report.checks for one in known(check))
+        also += f", {worse} of them worse than known" if worse else ""
+        passed = sum(check.status == "pass" and not known(check) for check in report.checks)
+        return f"No new fault: {_count(passed, 'check')} passed, {also}{skipped}."
     if report.status == "pass":
         return f"No fault found: {_count(counts['pass'], 'check')} passed{skipped}."
     bad = [check for check in report.checks if check.status == report.status]
     first = next((cause.check for cause in found if cause.check in bad), bad[0])
     others = [check.id for check in bad if check is not first]
     named = f"{first.id}: {clip(first.summary)}" + (f"; also {', '.join(others)}" if others else "")
+    named += f"; {also}" if also else ""
     if report.status == "fail":
         return f"Do not start this run: {_count(counts['fail'], 'check')} failed — {named}"
-    return f"Look before you start: nothing failed, {_count(counts['warn'], 'check')} warned — {named}"
+    new = "new " if accepted else ""
+    return f"Look before you start: nothing {new}failed, {_count(counts['warn'], 'check')} warned — {named}"
+
+
+def _skipped(report: Report) -> str:
+    from stabcheck.report import NEEDS_SETUP, out_of_time
+
+    count = sum(check.status == "skip" for check in report.checks)
+    late = sum(map(out_of_time, report.checks))
+    absent = sum(check.skip_reason == NEEDS_SETUP for check in report.checks)
+    whys = [f"{late} of them for lack of time"] if late else []
+    whys += [f"{absent} of them for want of the set-up"] if absent else []
+    return f" ({', '.join([f'{count} skipped', *whys])})" if count else ""
 
 
 def whys(catalog: Sequence[Check]) -> dict[str, str]:
@@ -117,7 +134,7 @@ def why(check: Check) -> str:
     return " ".join(section(check, "Why it matters").partition("\n\n")[0].replace("`", "").split())
 
 
-def _write_header(paper: Paper, report: Report) -> None:
+def _write_header(paper: Paper, report: Report, *, verbose: bool) -> None:
     environment: Mapping[str, Any] = report.environment
     version = environment.get("stabcheck")
     name = f"stabcheck {version}" if version else "stabcheck"
@@ -125,6 +142,8 @@ def _write_header(paper: Paper, report: Report) -> None:
     facts = [
         f"{key} {environment[key]}" for key in ("python", "torch", "device", "seed") if environment.get(key) is not None
     ]
+    if verbose and environment.get("configuration"):
+        facts.append(f"configuration {environment['configuration']}")
     paper.write(paper.words((" · ".join(facts), "dim")))
     paper.write()
 
@@ -146,7 +165,7 @@ def _write_table(paper: Paper, report: Report) -> None:
         table.add_column(overflow="fold", ratio=1)
         table.add_column(no_wrap=True, width=max(map(len, times)) + 2, justify="right", style="dim")
     for (check, alike), took in zip(rows, times, strict=True):
-        status = paper.words((STATUS_WORDS[check.status], STATUS_STYLES[check.status]))
+        status = paper.words((word_of(check), style_of(check)))
         name = paper.words((check.id, "bold" if check.status in {"fail", "warn", "error"} else ""))
         also = f" (the same for {', '.join(alike)})" if alike else ""
         summary = paper.words((_summary(check) + also, "dim" if check.status == "skip" else ""))

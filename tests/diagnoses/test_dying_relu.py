@@ -67,6 +67,17 @@ def test_a_unit_that_fired_early_only_is_dead_at_the_end() -> None:
     assert dead_share(made, 39, 40) == 0.0
 
 
+def test_in_a_few_steps_no_silent_unit_is_acquitted() -> None:
+    few = {
+        "observed": (0, 1),
+        "units": 100,
+        "first_fired": (-1,) * 30 + (0,) * 70,
+        "last_fired": (-1,) * 30 + (1,) * 70,
+    }
+    with pytest.raises(Skip, match="2 steps are too few to tell whether units that are silent stay so"):
+        CHECK.run(recording(rectifiers=(rectifier(**few),), steps=steps([2.3, 0.3])))
+
+
 def test_without_rectifiers_it_does_not_apply() -> None:
     with pytest.raises(Skip, match="no ReLU"):
         CHECK.run(recording(rectifiers=()))

@@ -76,6 +76,14 @@ def test_a_trial_in_the_warm_up_says_so() -> None:
     assert any("warm-up" in item.why for item in outcome.not_checked)
 
 
+@pytest.mark.parametrize(("count", "said"), [(1, "1 step is too few"), (9, "9 steps are too few")])
+def test_a_trial_of_a_few_steps_shows_explosions_only(count: int, said: str) -> None:
+    with pytest.raises(Skip, match=said):
+        CHECK.run(recording(steps=steps([2.3] * count)))
+    assert codes(recording(steps=steps([2.3, *[1e4] * count]))) == ["SC0802"]
+    assert codes(recording(steps=steps([2.3] * 10))) == []
+
+
 def test_no_loss_is_a_skip() -> None:
     with pytest.raises(Skip, match="return the loss"):
         CHECK.run(recording(steps=()))

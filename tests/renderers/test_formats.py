@@ -78,6 +78,9 @@ def test_sarif_has_a_result_for_each_finding(report: Report, tmp_path: Path) -> 
     assert sorted(r["ruleId"] for r in loaded.get_results()) == expected
     (run,) = loaded.runs
     rules = run.run_data["tool"]["driver"]["rules"]
+    known = {rule.code for check in CATALOG for rule in check.rules}
+    assert {rule["id"] for rule in rules} == set(expected) & known
+    assert all(rule["help"]["text"] != rule["help"]["markdown"] for rule in rules)
     for found in loaded.get_results():
         if "ruleIndex" in found:
             assert rules[found["ruleIndex"]]["id"] == found["ruleId"]

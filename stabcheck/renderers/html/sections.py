@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from stabcheck.renderers.findings import IN_FULL, Cause, is_said, place
+from stabcheck.renderers.findings import IN_FULL, Cause, is_said, place, word_of
 from stabcheck.renderers.html.markup import Html, el, join, text
 from stabcheck.renderers.terminal import errors_of, whys
 from stabcheck.renderers.text import STATUS_WORDS, fact, seconds
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from stabcheck.report import CheckResult, FindingResult, Report
 
 
-def badge(status: str) -> Html:
-    """The status as word and colour."""
-    return el("span", STATUS_WORDS[status].upper(), class_=f"status {status}")
+def badge(status: str, word: str = "") -> Html:
+    """The status as word (its own, if none is given) and colour."""
+    return el("span", (word or STATUS_WORDS[status]).upper(), class_=f"status {status}")
 
 
 def checklist(report: Report) -> Html | None:
@@ -29,7 +29,7 @@ def checklist(report: Report) -> Html | None:
     rows = [
         el(
             "tr",
-            el("td", badge(check.status)),
+            el("td", badge(check.status, word_of(check))),
             el("th", check.id, scope="row"),
             el("td", check.error.message if check.error else check.skip_reason or check.summary),
             el("td", "" if check.status == "skip" else seconds(check.duration_s), class_="time"),
