@@ -12,7 +12,7 @@ from stabcheck.check import Outcome
 from stabcheck.experiments.data_health import CHECK
 from stabcheck.report import plain
 from stabcheck.trial.bench import Bench
-from tests.experiments.data_cases import FAULTY, HEALTHY
+from tests.experiments.data_cases import FAULTY, HEALTHY, inputs_and_targets_in_thousands
 
 MakeBench = Callable[..., Bench]
 
@@ -40,3 +40,10 @@ def test_a_fault_is_named_and_nothing_else(make_bench: MakeBench, name: str) -> 
 @pytest.mark.parametrize("name", HEALTHY)
 def test_what_is_near_to_a_fault_is_sound(make_bench: MakeBench, name: str) -> None:
     assert found(check(make_bench, HEALTHY[name])) == {}
+
+
+def test_inputs_and_targets_that_wait_for_each_other_are_both_named(make_bench: MakeBench) -> None:
+    outcome = check(make_bench, inputs_and_targets_in_thousands)
+
+    assert found(outcome) == {"SC1708": "fail", "SC1709": "fail"}
+    assert all("both inputs and targets standardised" in finding.message for finding in outcome.findings)

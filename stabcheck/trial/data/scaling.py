@@ -49,9 +49,10 @@ class Worth:
     """The most within `raw_steps` with the units as they are, -inf if the loss became NaN or infinite at once; None if
     standard units do not help anyway."""
     standard: float
-    """After STEPS in standard units, the lower of two seeds."""
+    """After `steps` in standard units, the lower of two seeds."""
     raw_steps: int
     steps: int
+    """STEPS, or PATIENCE times as many where that is too few in any units."""
 
     @property
     def is_needed(self) -> bool:
@@ -120,31 +121,34 @@ def worth(bench: Bench, scan: Scan, odd: Suspects, seed: int) -> Worth | None:
     limit = min(SECONDS, 0.1 * bench.remaining())
     try:
         raw_scale = Scale(session, given[:4], seed)
-        standard = math.inf if raw_scale.known else None
-        for again in (seed, seed + 1):
-            if standard is None or standard < LEARNT:
-                break
-            reached = _standard(bench, given, odd, again, rates, limit)
-            standard = None if reached is None else min(standard, reached)
+        if not raw_scale.known:
+            return None
+        steps, standard = STEPS, _standard(bench, given, odd, seed, rates, limit, STEPS)
+        if standard is not None and standard < LEARNT:  # slow in any units: then both get as many steps
+            steps *= PATIENCE
+            standard = _standard(bench, given, odd, seed, rates, limit, steps)
+        if standard is not None and standard >= LEARNT:
+            other = _standard(bench, given, odd, seed + 1, rates, limit, steps)
+            standard = None if other is None else min(standard, other)
         if standard is None:
             return None
         if standard < LEARNT:
-            return Worth(None, standard, 0, STEPS)
-        best, steps = -math.inf, 0
+            return Worth(None, standard, 0, steps)
+        best, taken = -math.inf, 0
         deadline = time.monotonic() + PATIENCE * limit / 2
-        while steps < PATIENCE * STEPS and best < COPES * standard and time.monotonic() < deadline:
-            losses = course(session, given, steps=STEPS, seed=seed + steps, rates=rates, deadline=deadline)
-            steps += len(losses)
+        while taken < PATIENCE * STEPS and best < COPES * standard and time.monotonic() < deadline:
+            losses = course(session, given, steps=STEPS, seed=seed + taken, rates=rates, deadline=deadline)
+            taken += len(losses)
             best = max(best, raw_scale.progress(tail(losses)))
             if not math.isfinite(losses[-1]):
                 break
     except (UserCodeError, Skip):
         return None
-    return Worth(best, standard, steps, STEPS)
+    return Worth(best, standard, taken, steps)
 
 
 def _standard(
-    bench: Bench, given: list[Any], odd: Suspects, seed: int, rates: Sequence[float], limit: float
+    bench: Bench, given: list[Any], odd: Suspects, seed: int, rates: Sequence[float], limit: float, steps: int
 ) -> float | None:
     """Progress with standard units; None if there is no yardstick."""
     session = bench.session()
@@ -155,5 +159,5 @@ def _standard(
     with changed_arguments(session, lambda p, t: inputs[p].standard(t) if p in inputs and t.is_floating_point() else t):
         scale = Scale(session, given[:4], seed)
         deadline = time.monotonic() + limit
-        losses = course(session, given, steps=STEPS, seed=seed, rates=rates, deadline=deadline)
+        losses = course(session, given, steps=steps, seed=seed, rates=rates, deadline=deadline)
     return scale.progress(tail(losses)) if scale.known else None
