@@ -375,6 +375,25 @@ def targets_in_millions(seed: int) -> dict[str, Any]:
     return run((x, 1e6 * y + 3e6), None, regressor(), loss_fn=F.mse_loss)
 
 
+def slow_on_pixels_up_to_255(seed: int) -> dict[str, Any]:
+    """Slower than a few dozen steps in any units."""
+    x, y, vx, vy = data(seed=seed)
+    model = mlp(depth=3)
+    return run((1270 + 400 * x, y), (1270 + 400 * vx, vy), model, optimizer=sgd(model, 0.004))
+
+
+def slow_in_standard_units(seed: int) -> dict[str, Any]:
+    x, y, vx, vy = data(seed=seed)
+    model = mlp(depth=3)
+    return run((x, y), (vx, vy), model, optimizer=sgd(model, 0.004))
+
+
+def inputs_and_targets_in_thousands(seed: int) -> dict[str, Any]:
+    """Neither of them alone is mended by being standardised."""
+    x, y = curve(seed)
+    return run((1e3 * x + 5e3, 1e4 * y + 3e4), None, regressor(), loss_fn=F.l1_loss)
+
+
 def targets_scaled_inside_the_model(seed: int) -> dict[str, Any]:
     x, y = curve(seed)
     model = Affine(regressor())
@@ -595,6 +614,7 @@ FAULTY: dict[str, tuple[str, str, Callable[[int], dict[str, Any]]]] = {
         ("SC1704", "fail", sorted_list_of_batches), ("SC1705", "fail", inputs_permuted_in_collate),
         ("SC1707", "fail", one_label),
         ("SC1708", "fail", pixels_up_to_255), ("SC1708", "fail", one_column_in_millions),
+        ("SC1708", "fail", slow_on_pixels_up_to_255),
         ("SC1709", "fail", targets_in_millions), ("SC1710", "fail", validation_times_255),
         ("SC1710", "fail", validation_not_standardised), ("SC1710", "fail", validation_standardised_twice),
         ("SC1711", "fail", training_labels_in_another_order), ("SC1711", "fail", validation_labels_in_another_order),
@@ -616,7 +636,8 @@ HEALTHY: dict[str, Callable[[int], dict[str, Any]]] = {
         three_samples_left_for_batch_norm, parity, labels_that_nobody_reads, code_that_the_model_knows, rare_flags,
         padding_that_the_model_knows,
         sorted_but_shuffled, unsorted_and_not_shuffled, sorted_for_a_sum_over_all_batches, one_label_in_ten_redrawn,
-        timesteps, pixels_under_batch_norm, targets_scaled_inside_the_model, nearly_one_class_but_drawn_evenly,
+        timesteps, pixels_under_batch_norm, slow_in_standard_units,
+        targets_scaled_inside_the_model, nearly_one_class_but_drawn_evenly,
         validation_of_later_days, unrelated_on_both_sides, validation_under_a_norm_of_each_sample, series_that_grows,
         a_column_of_ones, borders_of_pictures, text_read_once,
     )

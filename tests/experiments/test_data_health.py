@@ -14,7 +14,7 @@ from stabcheck.experiments.data_health import CHECK
 from stabcheck.report import plain
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.data import preprocessing, sample_order, scaling
-from tests.experiments.data_cases import FAULTY, HEALTHY
+from tests.experiments.data_cases import FAULTY, HEALTHY, inputs_and_targets_in_thousands
 
 MakeBench = Callable[..., Bench]
 
@@ -67,3 +67,10 @@ def test_a_pass_that_is_broken_off_is_said(make_bench: MakeBench, monkeypatch: p
     outcome = check(make_bench, next(iter(HEALTHY.values())))
 
     assert any(item.what.startswith("train_loader beyond its first") for item in outcome.not_checked)
+
+
+def test_inputs_and_targets_that_wait_for_each_other_are_both_named(make_bench: MakeBench) -> None:
+    outcome = check(make_bench, inputs_and_targets_in_thousands)
+
+    assert found(outcome) == {"SC1708": "fail", "SC1709": "fail"}
+    assert all("both inputs and targets standardised" in finding.message for finding in outcome.findings)

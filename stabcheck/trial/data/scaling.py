@@ -57,6 +57,7 @@ class Worth:
     """After `steps` in standard units, the lower of two seeds."""
     raw_steps: int
     steps: int
+    """STEPS, or PATIENCE times as many where that is too few in any units."""
 
     @property
     def is_needed(self) -> bool:
@@ -131,15 +132,18 @@ def worth(bench: Bench, scan: Scan, odd: Suspects, seed: int) -> Worth:
             raise Skip("no constant guess is known to compare with")
         pace = Pace.on(bench, SECONDS, STEPS)
         standard = _standard(bench, given, odd, seed, rates, pace)
-        steps = int(pace.most)
+        steps = chunk = int(pace.most)
+        if standard < LEARNT and chunk < STEPS:
+            raise Skip(f"the {steps} steps that there is time for teach it too little")
+        if standard < LEARNT:  # slow in any units: then both get as many steps
+            steps *= PATIENCE
+            standard = _standard(bench, given, odd, seed, rates, Pace.on(bench, math.inf, steps))
         if standard >= LEARNT:
             again = Pace.on(bench, math.inf, steps)
             standard = min(standard, _standard(bench, given, odd, seed + 1, rates, again))
         if standard < LEARNT:
-            if steps < STEPS:
-                raise Skip(f"the {steps} steps that there is time for teach it too little")
             return Worth(None, standard, 0, steps)
-        raw, raw_steps = _raw(bench, session, scale, given, rates, enough=COPES * standard, steps=steps, seed=seed)
+        raw, raw_steps = _raw(bench, session, scale, given, rates, enough=COPES * standard, steps=chunk, seed=seed)
     except UserCodeError:
         raise Skip("the set-up could not be trained in standard units") from None
     return Worth(raw, standard, raw_steps, steps)
@@ -178,4 +182,4 @@ def _standard(bench: Bench, given: list[Any], odd: Suspects, seed: int, rates: S
         scale = scale_of(session, given[:4], seed)
         if scale is None:
             raise Skip("in standard units no constant guess is known to compare with")
-        return scale.share(tail(course(session, given, steps=STEPS, seed=seed, rates=rates, pace=pace)))
+        return scale.share(tail(course(session, given, steps=int(pace.most), seed=seed, rates=rates, pace=pace)))
