@@ -3,8 +3,9 @@
 ## What it looks at
 The samples behind both loaders, read one by one from their datasets, without the loaders' workers and before
 batching: whether both loaders draw the same rows of one dataset, equal samples, equal inputs with different labels,
-windows of one series that interlock, near-copies (noise, rescaling, mirroring, other case or spacing), and the keys that
-`sample_key` and `group_key` give. What coincides by chance, as in data of few values, is told from copies: by how often
+windows of one series that interlock, near-copies (noise, rescaling, mirroring, other case or spacing), the same values in
+another order (turned or shifted), rows equal but for a column or two or on a line between two others (SMOTE), and the keys
+that `sample_key` and `group_key` give. What coincides by chance, as in data of few values, is told from copies: by how often
 training samples coincide with each other, and by whether samples that coincide do so in part as well.
 
 ## Why it matters

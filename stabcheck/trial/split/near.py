@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -9,8 +10,9 @@ import numpy as np
 
 from stabcheck.trial.split.duplicates import rate_p, repeats
 from stabcheck.trial.split.neighbours import Neighbours, neighbours
+from stabcheck.trial.split.related import LOOKED_UP, STRAIGHT_ANYWAY, but_for_columns, in_between, reordered
 from stabcheck.trial.split.sides import Split
-from stabcheck.trial.split.table import Table
+from stabcheck.trial.split.table import Column, Table
 
 Array = np.ndarray[Any, Any]
 
@@ -35,6 +37,9 @@ EVERYWHERE, SCATTER = 0.5, 0.05
 """Share from which near-copies fail even where training is as full of them, and the most that even scatter may give
 there: half of the score is then for samples with a sibling in training."""
 
+RARE = 0.02
+"""Share of the training samples with an exact relative in training from which such relatives are in the nature of the data."""
+
 NARROW = 8
 """Columns up to which rounded values make a lattice that is thickly settled."""
 
@@ -47,6 +52,9 @@ HOW = {
     "normalised": "but for brightness and contrast",
     "mirrored": "after mirroring",
     "tokens": "in their runs of three tokens",
+    "order": "the same values in another order: turned, mirrored or shifted",
+    "columns": "equal but for a column or two",
+    "between": "on a straight line with two samples, as oversampling by SMOTE puts them",
     "text": "in their runs of four letters",
 }
 
@@ -132,7 +140,42 @@ def near_copies(split: Split, fresh: Array) -> list[Near]:
             named = replace(view, rows=val.kept[view.rows], nearest=train.kept[view.nearest])
             shows = view.searched / max(view.searched, split.train.source.total or len(once))
             found.append(_judged(named, apart=_large_classes(train), shows=shows, width=width))
+        found += _relatives(split, pair, once, fresh)
     return found
+
+
+def _relatives(split: Split, pair: tuple[Column, Column], once: Array, fresh: Array) -> Iterator[Near]:
+    """Exact relatives of other kinds, which count where hardly any training sample has one: except those in between, which
+    training is full of too where it was filled up before the split."""
+    train, val, rows = split.train.table, split.val.table, split.unlike(fresh)
+    sides = [_rows_of(column, chosen) for column, chosen in zip(pair, (once, rows), strict=True)]
+    if None in sides or not len(rows) or not len(once):
+        return
+    one, two = (side for side in sides if side is not None)
+    for view, look in (("order", reordered), ("columns", but_for_columns), ("between", in_between)):
+        same = look(one, two)
+        if same is None:
+            continue
+        looked_up = min(len(rows), LOOKED_UP) if view == "between" else len(rows)
+        p = rate_p(len(same.rows), looked_up, round(same.within * len(once)), len(once))
+        rare = same.within <= RARE and p <= SURE
+        told = len(same.rows) >= FEW and (same.within < STRAIGHT_ANYWAY if view == "between" else rare)
+        yield Near(
+            view=view,
+            how=HOW[view],
+            share=same.share,
+            within=same.within,
+            verdict=None if not told or same.share < MATERIAL else "fail" if same.share >= FAILS else "warn",
+            rows=val.kept[rows[same.rows]],
+            twins=train.kept[once[same.twins]],
+            distances=[],
+            compared=looked_up,
+            searched=len(once),
+        )
+
+
+def _rows_of(column: Column, rows: Array) -> Column | None:
+    return Column(column.rows[rows], column.shape) if isinstance(column.rows, np.ndarray) else None
 
 
 def _large_classes(train: Table) -> bool:
