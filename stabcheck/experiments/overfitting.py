@@ -101,7 +101,7 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     targets, many = _targets(session, train)
     targets = targets if train.exact else None
     trained = sum(p.numel() for p in session.model.parameters() if p.requires_grad)
-    measured = {
+    measured: dict[str, Any] = {
         "training_samples": train.samples,
         "validation_samples": val.samples,
         "counted_to_the_end": train.exact and val.exact,
