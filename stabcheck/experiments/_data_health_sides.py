@@ -69,7 +69,25 @@ UNSEEN = Rule(
     message="{share:.0%} of the validation samples are of classes that training never shows ({classes})",
     fix="shuffle before splitting, or split by class (train_test_split with stratify)",
 )
-RULES = (PREPARED, UNLIKE, UNRELATED_LABELS, CODED, UNSEEN)
+NO_RELATION = Rule(
+    "SC1719",
+    "labels-without-relation-to-inputs",
+    "warn",
+    message="no relation of labels to inputs is found, in training or in validation: nearest neighbours tell the label of a "
+    "sample no better than chance ({hits:.0%}, chance {by_chance:.0%}), and after {steps} steps the loss on training samples "
+    "is {low:.3g}, below the {constant:.3g} of one guess for all, but on validation samples it never gets below {least:.3g} "
+    "(one guess: {val_constant:.3g})",
+    fix="look at some samples beside their labels: a shuffle, sort or filter of one without the other gives this, before the "
+    "split too; a task whose rule shows late, such as parity, does as well",
+)
+RULES = (PREPARED, UNLIKE, UNRELATED_LABELS, CODED, UNSEEN, NO_RELATION)
+SHARP = 20.0
+"""Standard errors of chance in full agreement, from which on neighbours would see a sixth of it."""
+LEARNT, TRANSFERRED = 0.1, 0.02
+"""Share of the way from one guess for all to the floor that training samples must come, and that validation samples must not:
+what is learnt then is the samples themselves."""
+REHEARSAL, REHEARSAL_SHARE = 4.0, 0.04
+"""Time for the training that shows it, and its share of the budget that is left."""
 
 
 def labels(data: Data, val: Scan) -> Iterator[Finding]:
@@ -105,12 +123,45 @@ def labels(data: Data, val: Scan) -> Iterator[Finding]:
                 other_chance=other.by_chance,
             )
             return
+    if max(r.sigmas for r in (found.train, found.val, found.across)) <= UNRELATED:
+        yield from _strangers(data, val, found)
     if _is_renamed(found):
         pairs = list(found.names.items())
         said = ", ".join(f"{a} is {b}" for a, b in pairs[:4]) + (", ..." if len(pairs) > 4 else "")
         yield CODED.at(
             None, source=data.source(val.key), names=said, hits=found.across.hits, renamed=found.renamed.hits
         )
+
+
+def _strangers(data: Data, val: Scan, found: Relations) -> Iterator[Finding]:
+    """Whether the set-up's own model, too, learns of the training labels nothing that holds for validation."""
+    from stabcheck.trial.data.short_training import Scale
+    from stabcheck.trial.memorising import course
+
+    bench = data.bench
+    if min(r.precision for r in (found.train, found.val, found.across)) < SHARP:
+        return
+    train, other = (Scale(data.session, s.batches[:8], bench.seed) for s in (data.train, val))
+    if not train.known or not other.known:
+        return
+
+    def transferred(_: float, loss: float) -> bool:
+        return other.progress(loss) > TRANSFERRED
+
+    seen = course(bench, max(0.1, min(REHEARSAL, REHEARSAL_SHARE * bench.remaining())), until=transferred)
+    if seen is None or train.progress(seen.train[-1]) < LEARNT or transferred(0.0, min(seen.val)):
+        return
+    yield NO_RELATION.at(
+        None,
+        source=data.source("train_loader"),
+        hits=found.train.hits,
+        by_chance=found.train.by_chance,
+        steps=seen.steps[-1],
+        low=seen.train[-1],
+        constant=train.constant,
+        least=min(seen.val),
+        val_constant=other.constant,
+    )
 
 
 def _apart(mine: Relation, other: Relation) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,8 +53,10 @@ def planned_epochs(session: Session) -> float:
     return steps * session.setup.accumulate_steps / per_epoch if per_epoch and steps else 0.0
 
 
-def course(bench: Bench, seconds: float) -> Course | None:
-    """Train a fresh set-up by its plan for so many seconds, and look at both losses on the way; None if that cannot be done.
+def course(
+    bench: Bench, seconds: float, *, until: Callable[[float, float], bool] = lambda train, val: False
+) -> Course | None:
+    """Train a fresh set-up by its plan for so many seconds, or `until` both losses are as asked; None if that cannot be done.
 
     Raises:
         Skip: there is no time to build it.
@@ -69,21 +72,28 @@ def course(bench: Bench, seconds: float) -> Course | None:
                 [batches.clone(b) for b in itertools.islice(session.epoch(key), BATCHES)]
                 for key in ("train_loader", "val_loader")
             ]
-        return _followed(bench, session, sides, calls, time.monotonic() + seconds)
+        return _followed(bench, session, sides, calls, time.monotonic() + seconds, until)
     except (UserCodeError, Skip):  # a loss that is known in the step alone
         return None
 
 
-def _followed(bench: Bench, session: Session, sides: list[list[Any]], calls: int, until: float) -> Course | None:
+def _followed(
+    bench: Bench,
+    session: Session,
+    sides: list[list[Any]],
+    calls: int,
+    deadline: float,
+    until: Callable[[float, float], bool],
+) -> Course | None:
     steps: list[int] = []
-    losses: list[tuple[float, ...]] = []
+    losses: list[tuple[float, float]] = []
     looked = 0.0
     started = time.monotonic()
 
     def look(step: int) -> bool:
         nonlocal looked
         begun = time.monotonic()
-        losses.append(tuple(level(session, side, bench.seed) for side in sides))
+        losses.append((level(session, sides[0], bench.seed), level(session, sides[1], bench.seed)))
         steps.append(step)
         looked += time.monotonic() - begun
         return all(map(math.isfinite, losses[-1]))
@@ -92,7 +102,7 @@ def _followed(bench: Bench, session: Session, sides: list[list[Any]], calls: int
         return None
     upcoming, done = FIRST_LOOK, 0
     for _, batch in session.train_batches():
-        if done >= calls or time.monotonic() > until:
+        if done >= calls or time.monotonic() > deadline or until(*losses[-1]):
             break
         session.step(batch)
         done += 1

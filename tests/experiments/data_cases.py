@@ -503,8 +503,14 @@ def validation_labels_in_another_order(seed: int) -> dict[str, Any]:
 
 
 def unrelated_on_both_sides(seed: int) -> dict[str, Any]:
-    x, y, vx, vy = data(seed=seed)
-    return run((x, y[torch.randperm(len(y))]), (vx, vy[torch.randperm(len(vy))]))
+    x, y, vx, vy = data(1280, seed=seed)
+    return run((x, y[torch.randperm(len(y))]), (vx, vy[torch.randperm(len(vy))]), max_epochs=60)
+
+
+def rule_that_neighbours_miss(seed: int) -> dict[str, Any]:
+    x = torch.randn(1600, 16, generator=torch.Generator().manual_seed(seed))
+    y = ((x[:, 0] > 0) ^ (x[:, 1] > 0)).long()
+    return run((x[:1200], y[:1200]), (x[1200:], y[1200:]), max_epochs=60)
 
 
 def validation_classes_renumbered(seed: int) -> dict[str, Any]:
@@ -621,6 +627,7 @@ FAULTY: dict[str, tuple[str, str, Callable[[int], dict[str, Any]]]] = {
         ("SC1712", "fail", validation_classes_renumbered), ("SC1713", "fail", code_for_missing),
         ("SC1715", "fail", target_among_inputs), ("SC1716", "fail", classes_never_trained),
         ("SC1717", "warn", nearly_one_class), ("SC1718", "warn", validation_in_other_units_unlike_any_map),
+        ("SC1719", "warn", unrelated_on_both_sides),
         ("SC1721", "warn", columns_a_join_left_empty), ("SC1722", "warn", text_read_three_times),
     )
 }  # fmt: skip
@@ -638,7 +645,7 @@ HEALTHY: dict[str, Callable[[int], dict[str, Any]]] = {
         sorted_but_shuffled, unsorted_and_not_shuffled, sorted_for_a_sum_over_all_batches, one_label_in_ten_redrawn,
         timesteps, pixels_under_batch_norm, slow_in_standard_units,
         targets_scaled_inside_the_model, nearly_one_class_but_drawn_evenly,
-        validation_of_later_days, unrelated_on_both_sides, validation_under_a_norm_of_each_sample, series_that_grows,
+        validation_of_later_days, rule_that_neighbours_miss, validation_under_a_norm_of_each_sample, series_that_grows,
         a_column_of_ones, borders_of_pictures, text_read_once,
     )
 }  # fmt: skip
