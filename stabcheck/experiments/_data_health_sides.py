@@ -135,21 +135,21 @@ def labels(data: Data, val: Scan) -> Iterator[Finding]:
 
 def _strangers(data: Data, val: Scan, found: Relations) -> Iterator[Finding]:
     """Whether the set-up's own model, too, learns of the training labels nothing that holds for validation."""
-    from stabcheck.trial.data.short_training import Scale
+    from stabcheck.trial.data.short_training import scale_of
     from stabcheck.trial.memorising import course
 
     bench = data.bench
     if min(r.precision for r in (found.train, found.val, found.across)) < SHARP:
         return
-    train, other = (Scale(data.session, s.batches[:8], bench.seed) for s in (data.train, val))
-    if not train.known or not other.known:
+    train, other = (scale_of(data.session, s.batches[:8], bench.seed) for s in (data.train, val))
+    if train is None or other is None:
         return
 
     def transferred(_: float, loss: float) -> bool:
-        return other.progress(loss) > TRANSFERRED
+        return other.share(loss) > TRANSFERRED
 
     seen = course(bench, max(0.1, min(REHEARSAL, REHEARSAL_SHARE * bench.remaining())), until=transferred)
-    if seen is None or train.progress(seen.train[-1]) < LEARNT or transferred(0.0, min(seen.val)):
+    if seen is None or train.share(seen.train[-1]) < LEARNT or transferred(0.0, min(seen.val)):
         return
     yield NO_RELATION.at(
         None,
