@@ -22,11 +22,8 @@ from types import ModuleType
 from typing import Any
 
 from stabcheck.setup import SetupError, TrainingSetup, as_setup, nearest
+from stabcheck.targets import TargetError, existing, is_file, no_module, parts
 from stabcheck.userland import UserCodeError, adopt, is_users, shown, userland
-
-
-class TargetError(Exception):
-    """TARGET does not lead to an entry function. The message is one line: what is wrong and what to do."""
 
 
 @dataclass(frozen=True)
@@ -73,15 +70,10 @@ def load_entry(target: str, arguments: Mapping[str, str] | None = None) -> Entry
         TargetError: TARGET is malformed, absent, not callable, or does not take these arguments.
         UserCodeError: importing the user's module raised.
     """
-    where, separator, name = target.rpartition(":")
-    if not separator or not where or not name or "/" in name or "\\" in name:
-        raise TargetError(
-            f"TARGET {target!r} names no function: write path/to/file.py:function or package.module:function"
-        )
+    where, name = parts(target)
     folder = os.getcwd()
-    is_file = where.endswith((".py", ".ipynb")) or "/" in where or "\\" in where
     with _contained(folder):
-        module = _import_file(where) if is_file else _import_module(where)
+        module = _import_file(where) if is_file(where) else _import_module(where)
     if module.__file__ and not is_users(module.__file__):
         adopt(module.__file__)
     function: Any = module
@@ -114,17 +106,7 @@ def source_of(item: Any) -> tuple[str, int] | None:
 
 
 def _import_file(where: str) -> ModuleType:
-    path = Path(where).resolve()
-    if path.is_dir():
-        raise TargetError(f"{where} is a directory: name the Python file in it")
-    if not path.exists():
-        script = path.with_suffix(".py")
-        near = f" (did you mean {script.name!r}?)" if script.exists() else ""
-        if not near and path.parent.is_dir():
-            near = nearest(path.name, [p.name for p in path.parent.glob("*.py")])
-        raise TargetError(f"{where}: there is no such file{near}")
-    if path.suffix != ".py":
-        raise TargetError(f"{where} is not a Python file: put the function into a .py file")
+    path = existing(where)
     folder = str(path.parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
@@ -162,7 +144,7 @@ def _import_module(where: str) -> ModuleType:
     except UserCodeError as error:
         missing = error.__cause__
         if isinstance(missing, ModuleNotFoundError) and missing.name and (where + ".").startswith(missing.name + "."):
-            raise TargetError(f"no module named {where!r} here or in the installed packages") from None
+            raise TargetError(no_module(where)) from None
         raise _advised(error, None) from error.__cause__
 
 

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from stabcheck import userland
-from stabcheck.loading import EntryPoint, TargetError, load_entry, source_of
+from stabcheck.loading import EntryPoint, load_entry, source_of
 from stabcheck.setup import TrainingSetup
+from stabcheck.targets import TargetError
 from stabcheck.userland import UserCodeError
 
 SETUP = """

@@ -73,6 +73,17 @@ def findings(report: Report, catalog: Sequence[Check], *, width: int = 80, base:
     return paper.text()
 
 
+def problems(report: Report, catalog: Sequence[Check], *, width: int = 80, base: str | None = None) -> str:
+    """What could not run and what was found, each with what to do, without colour."""
+    paper = Paper(width, color=False, ascii=False)
+    rules = {rule.code: rule for check in catalog for rule in check.rules}
+    for error, ids in errors_of(report).items():
+        _write_error(paper, error, ids, verbose=False)
+    for cause in causes(report):
+        write_cause(paper, cause, rules, whys(catalog), base=base, verbose=False)
+    return paper.text().lstrip("\n")
+
+
 def verdict_line(report: Report, *, ascii: bool = False) -> str:
     """The verdict alone, on one line."""
     return clean(verdict_of(report, causes(report)), ascii=ascii)
