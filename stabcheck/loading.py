@@ -73,7 +73,7 @@ def load_entry(target: str, arguments: Mapping[str, str] | None = None) -> Entry
     where, name = parts(target)
     folder = os.getcwd()
     with _contained(folder):
-        module = _import_file(where) if is_file(where) else _import_module(where)
+        module = _import_file(where, name) if is_file(where) else _import_module(where, name)
     if module.__file__ and not is_users(module.__file__):
         adopt(module.__file__)
     function: Any = module
@@ -105,7 +105,7 @@ def source_of(item: Any) -> tuple[str, int] | None:
     return (file, max(line, 1)) if file else None
 
 
-def _import_file(where: str) -> ModuleType:
+def _import_file(where: str, function: str) -> ModuleType:
     path = existing(where)
     folder = str(path.parent)
     if folder not in sys.path:
@@ -127,14 +127,14 @@ def _import_file(where: str) -> ModuleType:
             spec.loader.exec_module(module)
     except UserCodeError as error:
         sys.modules.pop(name, None)
-        raise _advised(error, path) from error.__cause__
+        raise _advised(error, path, function) from error.__cause__
     except BaseException:
         sys.modules.pop(name, None)
         raise
     return module
 
 
-def _import_module(where: str) -> ModuleType:
+def _import_module(where: str, function: str) -> ModuleType:
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     importlib.invalidate_caches()  # the file may be younger than what is known of its folder
@@ -145,23 +145,26 @@ def _import_module(where: str) -> ModuleType:
         missing = error.__cause__
         if isinstance(missing, ModuleNotFoundError) and missing.name and (where + ".").startswith(missing.name + "."):
             raise TargetError(no_module(where)) from None
-        raise _advised(error, None) from error.__cause__
+        raise _advised(error, None, function) from error.__cause__
 
 
-def _advised(error: UserCodeError, path: Path | None) -> UserCodeError:
+def _advised(error: UserCodeError, path: Path | None, function: str) -> UserCodeError:
     """The error of a failed import, with what to do about it where that is known."""
     cause, advice = error.__cause__, ""
     if isinstance(cause, ModuleNotFoundError) and cause.name:
         top = cause.name.partition(".")[0]
         if path is not None and (Path(top).is_dir() or Path(f"{top}.py").exists()):
-            advice = f"{top} is in the current directory: write the target as {_dotted(path, Path.cwd())}"
+            advice = f"{top} is in the current directory: write the target as {_dotted(path, Path.cwd())}:{function}"
         elif top not in sys.modules and importlib.util.find_spec(top) is None:
             advice = f"install it for the Python that runs stabcheck, {sys.executable}"
-    elif isinstance(cause, ImportError) and path is not None and "relative import" in str(cause):
+    elif isinstance(cause, ImportError) and error.file and "relative import" in str(cause):
+        path = path or Path(error.file)
         root = path.parent
         while (root / "__init__.py").exists():
             root = root.parent
-        advice = f"the file belongs to a package: from {shown(str(root))}, write the target as {_dotted(path, root)}"
+        go = "" if root == Path.cwd() else f"go to {shown(str(root))} and "
+        dotted = _dotted(path, root)
+        advice = f"it belongs to the package {dotted.partition('.')[0]}: {go}write the target as {dotted}:{function}"
     if not advice:
         return error
     message = f"{error.message}; {advice}"
@@ -173,7 +176,7 @@ def _dotted(path: Path, root: Path) -> str:
         parts = path.relative_to(root.resolve()).with_suffix("").parts
     except ValueError:
         parts = (path.stem,)
-    return ".".join(parts) + ":function"
+    return ".".join(parts)
 
 
 def _bind(target: str, function: Callable[..., Any], texts: dict[str, str]) -> dict[str, Any]:
