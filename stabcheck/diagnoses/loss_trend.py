@@ -30,6 +30,7 @@ from stabcheck.recording import CONSTANT_LEVEL, Recording
 LEARNT = 0.3
 """Share of the way from the best constant guess to the floor that counts as learnt, over WINDOW steps."""
 WINDOW = 5
+"""Steps over which the loss is averaged: fewer show the scatter of batches."""
 FAR_OFF = 10.0
 """Times the usual distance of the loss from its floor that a batch must be away to be far off."""
 SCATTER = 20.0

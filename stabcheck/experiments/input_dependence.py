@@ -90,6 +90,7 @@ the border of a long text into its padding is none."""
 WORDS = 4
 """Integers per sample from which they are taken for a sequence; up to three may be sizes and numbers of whatever it is."""
 BATCHES = 3
+"""Batches that must all show equal inputs."""
 ENOUGH = 8
 """Samples from which equal inputs are no chance."""
 
