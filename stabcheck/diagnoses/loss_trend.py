@@ -66,7 +66,9 @@ FAR = Rule(
 )
 
 
-@diagnosis(title="Course of the loss", about=("optimizer",), rules=(LOST, FAR), reads=(CONSTANT_LEVEL,))
+@diagnosis(
+    title="Course of the loss", about=("optimizer",), rules=(LOST, FAR), reads=(CONSTANT_LEVEL,), beyond=(LATER,)
+)
 def CHECK(recording: Recording) -> Outcome:  # noqa: N802
     """Judge the losses of the trial."""
     losses = recording.losses
@@ -92,8 +94,7 @@ def CHECK(recording: Recording) -> Outcome:  # noqa: N802
         if finding
         else f"loss {state.first:.3g} to {state.last:.3g}, ±{scatter:.2g} from batch to batch"
     )
-    outcome = Outcome(summary, (finding,) if finding else (), measured)
-    return outcome.but_not(LATER.what, LATER.why)
+    return Outcome(summary, (finding,) if finding else (), measured)
 
 
 def _scatter(losses: tuple[float, ...]) -> float:

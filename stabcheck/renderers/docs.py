@@ -83,6 +83,10 @@ def render_check(
         )
         paper.hang("Says", paper.words(sentence(rule.message)), style="dim")
         paper.hang("Fix", paper.words(sentence(rule.fix)), style="dim")
+    if check.beyond:
+        paper.heading("Beyond it")
+        for item in check.beyond:
+            paper.hang("-", paper.words(f"{item.what}: {item.why}"), room=1)
     if thresholds:
         paper.heading(f"Numbers that [tool.stabcheck.thresholds.{check.id}] can change")
         for name, (value, meaning) in thresholds.items():
