@@ -118,14 +118,23 @@ class Check:
     """Experiments that are "cheap" look, or take a few steps; "dear" ones train, and run after all that are cheap."""
     about: tuple[str, ...] = ()
     """The same as of a rule, for all that have none."""
+    beyond: tuple[NotChecked, ...] = ()
+    """What it never looks at, whatever the set-up."""
 
 
 def diagnosis(
-    *, title: str, rules: tuple[Rule, ...], reads: tuple[str, ...] = (), about: tuple[str, ...] = ()
+    *,
+    title: str,
+    rules: tuple[Rule, ...],
+    reads: tuple[str, ...] = (),
+    about: tuple[str, ...] = (),
+    beyond: tuple[NotChecked, ...] = (),
 ) -> Callable[[Callable[[Recording], Outcome]], Check]:
     """Publish a pure function of the Recording as the check named after its file. `reads` are the parts of it that may be
-    missing (`Recording.not_recorded`): where one is, the outcome says so."""
-    return lambda function: _check(_candid(function, reads), "diagnosis", title, rules, needs_trial=True, about=about)
+    missing (`Recording.not_recorded`): where one is, the outcome says so, as it does of what is `beyond` the check."""
+    return lambda function: _check(
+        _candid(function, reads, beyond), "diagnosis", title, rules, needs_trial=True, about=about, beyond=beyond
+    )
 
 
 def experiment(
@@ -136,25 +145,36 @@ def experiment(
     reads: tuple[str, ...] = (),
     cost: Cost = "cheap",
     about: tuple[str, ...] = (),
+    beyond: tuple[NotChecked, ...] = (),
 ) -> Callable[[Callable[[Bench], Outcome]], Check]:
     """Publish a function of the Bench as the check named after its file; `needs_trial` if it reads `bench.recording`, of
-    which `reads` are the parts that may be missing."""
+    which `reads` are the parts that may be missing, and what is `beyond` it is said of every outcome."""
     return lambda function: _check(
-        _candid(function, reads), "experiment", title, rules, needs_trial=needs_trial, cost=cost, about=about
+        _candid(function, reads, beyond),
+        "experiment",
+        title,
+        rules,
+        needs_trial=needs_trial,
+        cost=cost,
+        about=about,
+        beyond=beyond,
     )
 
 
-def _candid(function: Callable[[Any], Outcome], reads: tuple[str, ...]) -> Callable[[Any], Outcome]:
-    """The function, with what it would have read and was not recorded among what is not checked."""
-    if not reads:
+def _candid(
+    function: Callable[[Any], Outcome], reads: tuple[str, ...], beyond: tuple[NotChecked, ...]
+) -> Callable[[Any], Outcome]:
+    """The function, with what it would have read and was not recorded, and what it never looks at, among what is not
+    checked."""
+    if not reads and not beyond:
         return function
 
     @functools.wraps(function)
     def run(subject: Any) -> Outcome:
         outcome, recording = function(subject), getattr(subject, "recording", subject)
-        for what, why in recording.not_recorded:
+        for what, why in recording.not_recorded if reads else ():
             outcome = outcome.but_not(what, why) if what in reads else outcome
-        return outcome
+        return replace(outcome, not_checked=(*outcome.not_checked, *beyond))
 
     return run
 
@@ -168,6 +188,7 @@ def _check(
     needs_trial: bool,
     cost: Cost = "cheap",
     about: tuple[str, ...],
+    beyond: tuple[NotChecked, ...],
 ) -> Check:
     module = sys.modules[function.__module__]
     return Check(
@@ -180,4 +201,5 @@ def _check(
         needs_trial=needs_trial,
         cost=cost,
         about=about,
+        beyond=beyond,
     )

@@ -124,10 +124,12 @@ def run(
 @app.command("show-config")
 def show_config(target: given.Target = None, every: given.All = False, config: given.ConfigFile = None) -> None:
     """Show what the configuration file makes of a run, where it is and which targets it names."""
-    from stabcheck.planning import all_plans, to_toml
+    from stabcheck.planning import all_plans, doubts, to_toml
 
     found, targets = all_plans(target, config, every=every)
     write(sys.stdout, targets + "\n".join(map(to_toml, found)), utf8=True)
+    for doubt in dict.fromkeys(doubt for plan in found for doubt in doubts(plan)):
+        say(doubt)
 
 
 @app.command()
@@ -218,13 +220,22 @@ def list_checks(json: given.AsJson = False, color: given.ColorOption = given.Col
 @app.command()
 def explain(topic: given.Topic, color: given.ColorOption = given.Color.AUTO) -> None:
     """Say what a check looks at, why it matters and what to do."""
+    from stabcheck import thresholds
     from stabcheck.catalog import RETIRED, everything
     from stabcheck.renderers import docs
     from stabcheck.selection import choose
 
     chosen = choose(everything(), (topic,), retired=RETIRED)
     look = Look.of(sys.stdout, color).options()
-    pages = [docs.render_check(c, [r for r in c.rules if chosen.reports(r.code)], **look) for c in chosen.checks]
+    pages = [
+        docs.render_check(
+            check,
+            [rule for rule in check.rules if chosen.reports(rule.code)],
+            {name: (value, thresholds.meanings(check)[name]) for name, value in thresholds.of(check).items()},
+            **look,
+        )
+        for check in chosen.checks
+    ]
     write(sys.stdout, "\n".join(pages))
 
 

@@ -7,11 +7,12 @@ stabcheck.toml holds. Paths in it are relative to the file.
 from __future__ import annotations
 
 import datetime
+import json
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -25,6 +26,9 @@ from stabcheck.userland import UsageError
 
 NAMES = ("stabcheck.toml", "pyproject.toml")
 """The earlier wins."""
+
+
+Seconds = Annotated[float, Field(gt=0, strict=False)]
 
 
 def _dashed(name: str) -> str:
@@ -53,12 +57,12 @@ class Settings(_Table):
     ignore: list[Ignored] = []
     severity: dict[str, Severity] = {}
     thresholds: dict[str, dict[str, float | int]] = {}
-    seed: int | None = None
-    steps: int | None = None
+    seed: int | None = Field(default=None, ge=0, lt=2**32)
+    steps: int | None = Field(default=None, ge=1)
     device: str | None = None
-    budget: float | int | None = None
-    load_timeout: float | int | None = None
-    check_timeout: float | int | None = None
+    budget: Seconds | None = None
+    load_timeout: Seconds | None = None
+    check_timeout: Seconds | None = None
     strict: bool | None = None
     output: dict[str, str] = {}
     baseline: str | None = None
@@ -186,9 +190,13 @@ def check(config: Config, catalog: Sequence[Check], retired: Mapping[str, str]) 
                 raise UsageError(f"{config.file}: {where}output: no format {name!r}{nearest(name, FORMATS)}")
 
 
-def suppressions(settings: Settings) -> tuple[Suppression, ...]:
-    """What the settings accept."""
-    return tuple(Suppression(one.code, one.reason, one.location, one.until) for one in settings.ignore)
+def suppressions(config: Config, settings: Settings) -> tuple[Suppression, ...]:
+    """What the settings of a target accept. What is accepted for all targets may well be found in another one only, so
+    that it is not worth telling that it matched nothing."""
+    shared = config.settings.ignore if len(config.targets()) + (config.settings.target is not None) > 1 else []
+    return tuple(
+        Suppression(one.code, one.reason, one.location, one.until, lasting=one not in shared) for one in settings.ignore
+    )
 
 
 def _read(file: Path, *, required: bool = False) -> Config | None:
@@ -231,8 +239,21 @@ def _said(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"{'.'.join(path[:-1])}: the key {path[-1]!r} is missing"
     given = first["input"]
+    if first["type"] == "model_type":
+        code = json.dumps(given) if isinstance(given, str) else '"SC0901"'
+        table = f'{{code = {code}, reason = "why it is accepted"}}' if "ignore" in path else "a table of keys"
+        return f"{key} is {given!r} ({type(given).__name__}): write {table}"
+    if first["type"] == "date_type" and isinstance(given, str):
+        return f"{key} is {given!r}: write the date without quotes, {path[-1]} = {_day(given)}"
     kind = {bool: "true or false"}.get(type(given), type(given).__name__)
     return f"{key} is {given!r} ({kind}): {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _day(text: str) -> str:
+    try:
+        return datetime.date.fromisoformat(text).isoformat()
+    except ValueError:
+        return "2027-01-31"
 
 
 def _keys(path: Sequence[str]) -> list[str]:

@@ -22,11 +22,8 @@ from types import ModuleType
 from typing import Any
 
 from stabcheck.setup import SetupError, TrainingSetup, as_setup, nearest
+from stabcheck.targets import TargetError, existing, is_file, no_module, parts
 from stabcheck.userland import UserCodeError, adopt, is_users, shown, userland
-
-
-class TargetError(Exception):
-    """TARGET does not lead to an entry function. The message is one line: what is wrong and what to do."""
 
 
 @dataclass(frozen=True)
@@ -73,15 +70,10 @@ def load_entry(target: str, arguments: Mapping[str, str] | None = None) -> Entry
         TargetError: TARGET is malformed, absent, not callable, or does not take these arguments.
         UserCodeError: importing the user's module raised.
     """
-    where, separator, name = target.rpartition(":")
-    if not separator or not where or not name or "/" in name or "\\" in name:
-        raise TargetError(
-            f"TARGET {target!r} names no function: write path/to/file.py:function or package.module:function"
-        )
+    where, name = parts(target)
     folder = os.getcwd()
-    is_file = where.endswith((".py", ".ipynb")) or "/" in where or "\\" in where
     with _contained(folder):
-        module = _import_file(where) if is_file else _import_module(where)
+        module = _import_file(where, name) if is_file(where) else _import_module(where, name)
     if module.__file__ and not is_users(module.__file__):
         adopt(module.__file__)
     function: Any = module
@@ -113,18 +105,8 @@ def source_of(item: Any) -> tuple[str, int] | None:
     return (file, max(line, 1)) if file else None
 
 
-def _import_file(where: str) -> ModuleType:
-    path = Path(where).resolve()
-    if path.is_dir():
-        raise TargetError(f"{where} is a directory: name the Python file in it")
-    if not path.exists():
-        script = path.with_suffix(".py")
-        near = f" (did you mean {script.name!r}?)" if script.exists() else ""
-        if not near and path.parent.is_dir():
-            near = nearest(path.name, [p.name for p in path.parent.glob("*.py")])
-        raise TargetError(f"{where}: there is no such file{near}")
-    if path.suffix != ".py":
-        raise TargetError(f"{where} is not a Python file: put the function into a .py file")
+def _import_file(where: str, function: str) -> ModuleType:
+    path = existing(where)
     folder = str(path.parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
@@ -145,14 +127,14 @@ def _import_file(where: str) -> ModuleType:
             spec.loader.exec_module(module)
     except UserCodeError as error:
         sys.modules.pop(name, None)
-        raise _advised(error, path) from error.__cause__
+        raise _advised(error, path, function) from error.__cause__
     except BaseException:
         sys.modules.pop(name, None)
         raise
     return module
 
 
-def _import_module(where: str) -> ModuleType:
+def _import_module(where: str, function: str) -> ModuleType:
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     importlib.invalidate_caches()  # the file may be younger than what is known of its folder
@@ -162,24 +144,27 @@ def _import_module(where: str) -> ModuleType:
     except UserCodeError as error:
         missing = error.__cause__
         if isinstance(missing, ModuleNotFoundError) and missing.name and (where + ".").startswith(missing.name + "."):
-            raise TargetError(f"no module named {where!r} here or in the installed packages") from None
-        raise _advised(error, None) from error.__cause__
+            raise TargetError(no_module(where)) from None
+        raise _advised(error, None, function) from error.__cause__
 
 
-def _advised(error: UserCodeError, path: Path | None) -> UserCodeError:
+def _advised(error: UserCodeError, path: Path | None, function: str) -> UserCodeError:
     """The error of a failed import, with what to do about it where that is known."""
     cause, advice = error.__cause__, ""
     if isinstance(cause, ModuleNotFoundError) and cause.name:
         top = cause.name.partition(".")[0]
         if path is not None and (Path(top).is_dir() or Path(f"{top}.py").exists()):
-            advice = f"{top} is in the current directory: write the target as {_dotted(path, Path.cwd())}"
+            advice = f"{top} is in the current directory: write the target as {_dotted(path, Path.cwd())}:{function}"
         elif top not in sys.modules and importlib.util.find_spec(top) is None:
             advice = f"install it for the Python that runs stabcheck, {sys.executable}"
-    elif isinstance(cause, ImportError) and path is not None and "relative import" in str(cause):
+    elif isinstance(cause, ImportError) and error.file and "relative import" in str(cause):
+        path = path or Path(error.file)
         root = path.parent
         while (root / "__init__.py").exists():
             root = root.parent
-        advice = f"the file belongs to a package: from {shown(str(root))}, write the target as {_dotted(path, root)}"
+        go = "" if root == Path.cwd() else f"go to {shown(str(root))} and "
+        dotted = _dotted(path, root)
+        advice = f"it belongs to the package {dotted.partition('.')[0]}: {go}write the target as {dotted}:{function}"
     if not advice:
         return error
     message = f"{error.message}; {advice}"
@@ -191,7 +176,7 @@ def _dotted(path: Path, root: Path) -> str:
         parts = path.relative_to(root.resolve()).with_suffix("").parts
     except ValueError:
         parts = (path.stem,)
-    return ".".join(parts) + ":function"
+    return ".".join(parts)
 
 
 def _bind(target: str, function: Callable[..., Any], texts: dict[str, str]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ class Options:
     """
 
     select: tuple[str, ...] = ()
-    """Ids of checks, codes of rules or beginnings of codes; empty for everything."""
+    """Ids of checks, codes of rules or beginnings of codes, also as one string with commas; empty for everything."""
     ignore: tuple[str, ...] = ()
     arguments: Mapping[str, str] = field(default_factory=dict)
     """Arguments of the entry function, as text."""
@@ -55,6 +55,11 @@ class Options:
     """The configuration file that these options come from, for the report."""
 
     def __post_init__(self) -> None:
+        for name in ("select", "ignore"):
+            words = getattr(self, name)
+            if isinstance(words, str):  # as on the command line
+                words = (word.strip() for word in words.split(","))
+            object.__setattr__(self, name, tuple(word for word in words if word))
         for name in ("budget", "load_timeout", "check_timeout"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be above zero")

@@ -16,6 +16,8 @@ from stabcheck.config import Config
 from stabcheck.earlier import known
 from stabcheck.options import Options
 from stabcheck.renderers.formats import DOCUMENTS
+from stabcheck.setup import nearest
+from stabcheck.targets import TargetError, find
 from stabcheck.userland import UsageError
 
 PLAIN = ("seed", "steps", "device", "budget", "load_timeout", "check_timeout")
@@ -119,7 +121,7 @@ def _plan(target: str | None, config: Config, given: Given) -> Plan:
         in_process=given.in_process,
         severities=settings.severity,
         thresholds=settings.thresholds,
-        suppressions=(*configuration.suppressions(settings), *known(baseline)),
+        suppressions=(*configuration.suppressions(config, settings), *known(baseline)),
         verbose=given.verbose,
         shown_as=written if (written := config.written(target)) != settings.target else "",
         configuration=os.path.relpath(config.file) if config.file else None,
@@ -144,6 +146,25 @@ def all_plans(target: str | None, file: Path | None = None, *, every: bool = Fal
     own = {name: one.target or config.settings.target for name, one in config.settings.targets.items()}
     said = f"# targets: {', '.join(f'{name} ({target})' for name, target in own.items())}\n" if own else ""
     return plans(target, Given(), file, every=every), said
+
+
+DEVICES = ("cpu", "cuda", "mps", "xpu", "xla", "hpu", "mtia", "npu", "meta", "ipu", "maia", "privateuseone")
+"""Kinds of device that torch has names for."""
+
+
+def doubts(plan: Plan) -> Iterator[str]:
+    """What in a plan cannot do what it says, as far as can be known without torch and the user's code."""
+    today = plan.options.today
+    for one in plan.options.suppressions:
+        if one.expired(today):
+            yield f"ignore {one.code}: ran out on {one.until}, so it suppresses nothing any more ({one.reason})"
+    try:
+        find(plan.target)
+    except TargetError as error:
+        yield f"target: {error}"
+    kind, colon, number = (plan.options.device or "cpu").partition(":")
+    if kind not in DEVICES or (colon and not number.isdigit()):
+        yield f"device {plan.options.device!r}: torch knows none of this name{nearest(kind, DEVICES)}"
 
 
 def to_toml(plan: Plan) -> str:

@@ -186,7 +186,10 @@ def publish(report: Report, files: dict[str, OutputFile], shown: Shown) -> int:
         write(shown.stream, text)
     elif not shown.on_stdout:
         whose = f"{shown.name}: " if shown.name else ""
-        write(sys.stdout, f"{whose}{verdict_line(report, ascii=shown.look.ascii)}\n")
+        write(
+            sys.stdout,
+            f"{whose}{verdict_line(report, ascii=shown.look.ascii, catalog=everything(), base=os.getcwd())}\n",
+        )
     return exit_code(report, strict=shown.strict)
 
 

@@ -67,7 +67,10 @@ def _meant(word: str, catalog: Sequence[Check], retired: Mapping[str, str]) -> t
         codes = {code for check in catalog for code in _codes(check) if code.startswith(prefix)}
         if codes:
             return {check.id for check in catalog if _codes(check) & codes}, codes
-    known = [check.id for check in catalog] + sorted(code for check in catalog for code in _codes(check))
+    known = [check.id for check in catalog]
+    if re.fullmatch(r"[A-Z]{2,8}\d+", prefix):
+        # Codes of other checks are as similar as they are unrelated.
+        known = sorted(code for check in catalog for code in _codes(check) if code[:4] == prefix[:4])
     raise UsageError(f"{word!r} is no check and no rule{nearest(word, known)}; stabcheck list shows them all")
 
 

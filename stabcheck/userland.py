@@ -200,7 +200,7 @@ def _owner(filename: str) -> Owner:
 def _say(error: BaseException) -> tuple[str, tuple[str, int] | None]:
     """(sentence, place where the text itself names one) of an exception."""
     if isinstance(error, SystemExit):
-        return f"called sys.exit({error.code!r}): a set-up must return, not exit", None
+        return _said_on_exit(error) or f"called sys.exit({error.code!r}): a set-up must return, not exit", None
     if isinstance(error, KeyboardInterrupt):
         return "raised KeyboardInterrupt", None
     if is_request_to_stop(error):
@@ -222,6 +222,19 @@ def _say(error: BaseException) -> tuple[str, tuple[str, int] | None]:
     if isinstance(error, MemoryError) and not text:
         text = "out of memory"
     return (f"{name}: {text}" if text else name), place
+
+
+def _said_on_exit(error: SystemExit) -> str:
+    """What a parser of the command line complained of, which exits after it has printed it; "" if none did."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        code = frame.f_code
+        if code.co_name == "error" and Path(code.co_filename).name == "argparse.py":
+            said = " ".join(clean(str(frame.f_locals.get("message"))).split())
+            return (
+                f"argparse: {said}; set sys.argv in the entry function to the arguments of your run, or give it "
+                "parameters, which --arg NAME=VALUE fills"
+            )
+    return ""
 
 
 def _syntax_place(error: BaseException) -> tuple[str, int] | None:

@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 from stabcheck import stacks, thresholds
 from stabcheck.check import Check, Skip
 from stabcheck.judging import Judged, error_of, judge, skipped
-from stabcheck.loading import TargetError, load_entry
+from stabcheck.loading import load_entry
 from stabcheck.protocol import ACTIVE, CUT_OFF, FAILED, Channel, Message, Request, Surroundings, allowance
 from stabcheck.report import CheckError
+from stabcheck.targets import TargetError
 from stabcheck.userland import UserCodeError, is_request_to_stop, userland
 
 if TYPE_CHECKING:

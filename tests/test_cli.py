@@ -248,7 +248,7 @@ def test_quiet_is_one_line(fake: Engine, capsys: Output) -> None:
     main(["run", "train.py:setup", "--quiet"])
     captured = capsys.readouterr()
 
-    assert captured.out == "Do not start this run: 1 check failed — dying-relu: so it is\n"
+    assert captured.out == "Do not start this run: 1 check failed — it is bad (SC0901 born-dead-layer)\n"
     assert captured.err == ""
 
 
@@ -267,7 +267,7 @@ def test_report_on_a_stream_that_knows_only_ascii(fake: Engine, monkeypatch: pyt
     fake.finish(REPORTS["fail"])
 
     assert main(["run", "train.py:setup"]) == 1
-    assert b"1 check failed -- dying-relu" in stream.buffer.getvalue()  # type: ignore[attr-defined]
+    assert b"1 check failed -- it is bad" in stream.buffer.getvalue()  # type: ignore[attr-defined]
 
 
 def test_recording_and_gradients_are_written(fake: Engine, capsys: Output) -> None:

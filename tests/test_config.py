@@ -126,7 +126,7 @@ def test_all_runs_every_target_with_its_own_settings(runs: Runs) -> None:
     (small, first), (big, second) = runs
     assert (Path(small).name, big) == ("train.py:small", "pkg.train:big")
     assert (first.seed, second.seed) == (1, 2)
-    everywhere = Suppression("SC0903", "everywhere")
+    everywhere = Suppression("SC0903", "everywhere", lasting=False)
     assert first.suppressions == (everywhere,)
     assert second.suppressions == (everywhere, Suppression("SC0301", "here", "a.*", datetime.date(2027, 1, 1)))
     assert Path("small.json").is_file()
@@ -235,13 +235,21 @@ def test_a_target_by_its_name(runs: Runs) -> None:
         ("ignore = [{code = 'SC0903', reason = 'x', until = 'soon'}]", "ignore.0.until is 'soon'"),
         ("ignore = [{code = 'SC9999', reason = 'x'}]", "'SC9999' is no check and no rule"),
         ("severity = {SC0903 = 'off'}", "severity.SC0903 is 'off'"),
+        ("ignore = ['SC0903']", 'ignore.0 is \'SC0903\' (str): write {code = "SC0903", reason = "why it is accepted"}'),
+        (
+            "ignore = [{code = 'SC0903', reason = 'x', until = '2027-01-01'}]",
+            "ignore.0.until is '2027-01-01': write the date without quotes, until = 2027-01-01",
+        ),
+        ("budget = -1", "stabcheck.toml: budget is -1 (int): input should be greater than 0"),
+        ("[targets.a]\ntarget = 't.py:f'\nsteps = 0", "stabcheck.toml: targets.a.steps is 0 (int): input should be"),
+        ("select = ['SC99']", "'SC99' is no check and no rule; stabcheck list shows them all"),
         ("severity = {dying-rely = 'warn'}", "did you mean 'dying-relu'?"),
         ("[thresholds.dying-rely]\na = 1", "no check 'dying-rely' (did you mean 'dying-relu'?)"),
         ("[thresholds.dying-relu]\nfail-deat = 1", "no threshold 'fail-deat' (did you mean 'fail-dead'?)"),
         ("[thresholds.dying-relu]\nfail-dead = 'x'", "thresholds.dying-relu.fail-dead is 'x'"),
         ("output = {junti = 'a'}", "output: no format 'junti' (did you mean 'junit'?)"),
         ("output = {junit = '-', json = '-'}", "only one format can go to standard output"),
-        ("budget = 0", "--budget 0: must be above zero"),
+        ("budget = 0", "budget is 0 (int): input should be greater than 0"),
         ("[targets.a]\nseed = 1", "targets.a has no 'target'"),
         ("[targets.a]\ntarget = 't.py:f'\nsed = 1", "unknown key 'targets.a.sed' (did you mean 'seed'?)"),
         ("seed = ", "not TOML"),
@@ -376,3 +384,71 @@ def test_a_changed_threshold_holds_inside_only() -> None:
     with numbers.changed([DYING], {"dying-relu": {"fail-dead": 0.01}}):
         assert numbers.of(DYING)["fail-dead"] == 0.01
     assert numbers.of(DYING) == before
+
+
+def test_a_threshold_is_documented_where_it_can_be_looked_up(capsys: Any) -> None:
+    assert main(["explain", "dying-relu"]) == 0
+
+    said = capsys.readouterr().out
+    assert "[tool.stabcheck.thresholds.dying-relu]" in said
+    assert f"warn-dead = {numbers.of(DYING)['warn-dead']}" in said
+    assert " ".join(said.split()).count(numbers.meanings(DYING)["fewest-units"]) == 1
+    assert "type-checking" not in said
+
+
+@pytest.mark.parametrize("check", CATALOG, ids=lambda check: check.id)
+def test_every_threshold_has_a_meaning(check: Any) -> None:
+    assert all(numbers.meanings(check).values())
+
+
+def test_show_config_says_what_cannot_be_meant(runs: Runs, capsys: Any) -> None:
+    write("""
+        target = "trian.py:setup"
+        device = "cdua:0"
+        ignore = [{code = "SC0903", reason = "for now", until = 2020-01-01}]
+    """)
+    Path("train.py").write_text("def setup(): ...")
+
+    assert main(["show-config"]) == 0
+
+    said = capsys.readouterr().err
+    assert "ignore SC0903: ran out on 2020-01-01" in said
+    assert "trian.py: there is no such file (did you mean 'train.py'?)" in said
+    assert "device 'cdua:0': torch knows none of this name (did you mean 'cuda'?)" in said
+
+
+def test_show_config_has_no_doubts_about_what_is_fine(runs: Runs, capsys: Any) -> None:
+    write('target = "train.py:setup"\ndevice = "cuda:1"')
+    Path("train.py").write_text("from elsewhere import setup")
+
+    assert main(["show-config"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("target", ["a", "b", None])
+def test_what_is_accepted_for_all_targets_is_not_called_unused_by_one(target: str | None, runs: Runs) -> None:
+    """It may be there for another target; only what a target accepts for itself, or the only one, can be unused."""
+    write("""
+        target = "train.py:setup"
+        ignore = [{code = "SC0903", reason = "sparse"}]
+        [targets.a]
+        target = "a.py:f"
+        ignore = [{code = "SC0901", reason = "own"}]
+        [targets.b]
+        target = "b.py:f"
+    """)
+
+    assert main(["run", *([target] if target else [])]) == 0
+
+    ((_, options),) = runs
+    assert {one.code: one.lasting for one in options.suppressions} == (
+        {"SC0903": False, "SC0901": True} if target == "a" else {"SC0903": False}
+    )
+
+
+def test_what_the_only_target_accepts_can_be_unused(runs: Runs) -> None:
+    write('target = "train.py:setup"\nignore = [{code = "SC0903", reason = "sparse"}]')
+
+    assert main(["run"]) == 0
+
+    assert [one.lasting for one in runs[0][1].suppressions] == [True]

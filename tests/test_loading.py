@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from stabcheck import userland
-from stabcheck.loading import EntryPoint, TargetError, load_entry, source_of
+from stabcheck.loading import EntryPoint, load_entry, source_of
 from stabcheck.setup import TrainingSetup
+from stabcheck.targets import TargetError
 from stabcheck.userland import UserCodeError
 
 SETUP = """
@@ -153,7 +154,7 @@ def test_module_of_the_project_says_how_to_name_the_target() -> None:
 
     message = broken("scripts/train.py:setup").message
 
-    assert message.endswith("mylib is in the current directory: write the target as scripts.train:function")
+    assert message.endswith("mylib is in the current directory: write the target as scripts.train:setup")
     # In a process of its own: in this one, other tests have their word in what a folder of this name is.
     code = "from stabcheck.loading import load_entry; print(type(load_entry('scripts.train:setup').build()).__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
@@ -166,7 +167,29 @@ def test_relative_import_says_how_to_name_the_target() -> None:
 
     message = broken("src/pkg/train.py:setup").message
 
-    assert message.endswith("the file belongs to a package: from src, write the target as pkg.train:function")
+    assert message.endswith("it belongs to the package pkg: go to src and write the target as pkg.train:setup")
+
+
+def test_relative_import_from_inside_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    write("inner_pkg/__init__.py", "")
+    write("inner_pkg/begin.py", "from .models import Net\n")
+    above = Path.cwd()
+    monkeypatch.chdir("inner_pkg")
+
+    assert broken("begin:setup").message.endswith(
+        f"it belongs to the package inner_pkg: go to {above} and write the target as inner_pkg.begin:setup"
+    )
+
+
+def test_what_argparse_misses_is_said() -> None:
+    text = "import argparse\ndef setup():\n    p = argparse.ArgumentParser()\n"
+    write("train.py", text + "    p.add_argument('--data-dir', required=True)\n    p.parse_args([])\n")
+
+    with pytest.raises(UserCodeError) as error:
+        load_entry("train.py:setup").build()
+
+    assert error.value.message.startswith("argparse: the following arguments are required: --data-dir; set sys.argv")
+    assert error.value.line == 5
 
 
 def test_missing_module_inside_an_existing_one_is_the_users_error() -> None:

@@ -61,7 +61,11 @@ BLOWN_UP = Rule(
 
 
 @diagnosis(
-    title="Exploding gradients", about=("model",), rules=(OVERFLOW, DIVERGENCE, BLOWN_UP), reads=(CONSTANT_LEVEL,)
+    title="Exploding gradients",
+    about=("model",),
+    rules=(OVERFLOW, DIVERGENCE, BLOWN_UP),
+    reads=(CONSTANT_LEVEL,),
+    beyond=(LATER,),
 )
 def CHECK(recording: Recording) -> Outcome:  # noqa: N802
     """Judge the losses of the trial."""
@@ -112,7 +116,7 @@ def CHECK(recording: Recording) -> Outcome:  # noqa: N802
         outcome = outcome.but_not(
             "stability at the planned peak rate", f"the trial ran in the warm-up, at {share:.0%} of the peak at most"
         )
-    return outcome.but_not(LATER.what, LATER.why)
+    return outcome
 
 
 def _overflow(recording: Recording) -> Finding | None:

@@ -30,6 +30,7 @@ from stabcheck.recording import CONSTANT_LEVEL, Recording
 LEARNT = 0.3
 """Share of the way from the best constant guess to the floor that counts as learnt, over WINDOW steps."""
 WINDOW = 5
+"""Steps over which the loss is averaged: fewer show the scatter of batches."""
 FAR_OFF = 10.0
 """Times the usual distance of the loss from its floor that a batch must be away to be far off."""
 SCATTER = 20.0
@@ -65,7 +66,9 @@ FAR = Rule(
 )
 
 
-@diagnosis(title="Course of the loss", about=("optimizer",), rules=(LOST, FAR), reads=(CONSTANT_LEVEL,))
+@diagnosis(
+    title="Course of the loss", about=("optimizer",), rules=(LOST, FAR), reads=(CONSTANT_LEVEL,), beyond=(LATER,)
+)
 def CHECK(recording: Recording) -> Outcome:  # noqa: N802
     """Judge the losses of the trial."""
     losses = recording.losses
@@ -91,8 +94,7 @@ def CHECK(recording: Recording) -> Outcome:  # noqa: N802
         if finding
         else f"loss {state.first:.3g} to {state.last:.3g}, ±{scatter:.2g} from batch to batch"
     )
-    outcome = Outcome(summary, (finding,) if finding else (), measured)
-    return outcome.but_not(LATER.what, LATER.why)
+    return Outcome(summary, (finding,) if finding else (), measured)
 
 
 def _scatter(losses: tuple[float, ...]) -> float:

@@ -48,6 +48,7 @@ caught 88 % of 207 that could not train, on set-ups that were not used to choose
 FAIL_SHARE, FAIL_SHARE_TOKENS, WARN_SHARE = 1e-4, 1e-5, 1e-3
 """Share of the output that depends on the input. Language models sit at 3e-5 on the unigram plateau, hence the second."""
 HEALTHY_SHARE_AT_START = 1e-3
+"""Share of the output that depends on the input before any step, from which what is lost by the end was lost by training."""
 AT_ONCE = 0.7
 """Share of the whole loss of variation (in ln) from which one layer is held responsible for it."""
 FORGOTTEN = -14.0

@@ -63,8 +63,17 @@ ALL_MASKED = Rule(
 )
 
 
+ONE_PIECE = NotChecked(
+    "gates inside nn.LSTM, nn.GRU and nn.RNN, and attention inside nn.MultiheadAttention", "they run as one piece"
+)
+
+
 @experiment(
-    title="Activation saturation", about=("model",), rules=(SATURATED, WRONG_AXIS, ALL_MASKED), needs_trial=True
+    title="Activation saturation",
+    about=("model",),
+    rules=(SATURATED, WRONG_AXIS, ALL_MASKED),
+    needs_trial=True,
+    beyond=(ONE_PIECE,),
 )
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Read one forward; train again only where something is saturated and nothing is learnt."""
@@ -77,12 +86,7 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
         watch = watch_one(bench, lambda model, batch: GaugeWatch(model))
     except UserCodeError as error:
         raise Skip(f"no forward of the model can be watched: {error.message}") from None
-    not_checked = [
-        NotChecked(
-            "gates inside nn.LSTM, nn.GRU and nn.RNN",
-            "they run as one piece",
-        )
-    ]
+    not_checked: list[NotChecked] = []
     gauges, state = list(watch.gauges.values()), progress(recording)
     if not gauges:
         raise Skip("the model calls no sigmoid, tanh, softmax or attention that could be followed")

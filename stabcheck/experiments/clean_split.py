@@ -40,8 +40,9 @@ if TYPE_CHECKING:
     from stabcheck.trial.split.one_graph import Chosen
 
 READING_SECONDS = 20.0
+"""Most time for reading both sides."""
 READING_SHARE = 0.3
-"""Time for reading both sides: this share of what is left of the budget, at most READING_SECONDS."""
+"""Share of what is left of the budget that reading both sides may take."""
 
 MATERIAL = 0.005
 """Share of shared rows from which on it fails; below, a leak moves no score."""

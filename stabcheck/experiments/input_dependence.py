@@ -84,6 +84,7 @@ SEEN = 0.1
 """Reaction to the padding over that to the rest from which an ignored mask is worth a warning: a convolution that looks across
 the border of a long text into its padding is none."""
 BATCHES = 3
+"""Batches that must all show equal inputs."""
 ENOUGH = 8
 """Samples from which equal inputs are no chance."""
 

@@ -50,9 +50,11 @@ BAD_START = 10.0
 SEARCH_AT = (1, 6, 12)
 """Steps with a line search; the last ones see the sharpening that sets in within the first ten."""
 SHORT = 13
+"""Steps of the first look at the rate, which is to take in the last line search."""
 SECONDS = 30.0
-"""At most so long, or this share of what is left of the budget:"""
+"""Most time for all trainings."""
 PART = 0.25
+"""Share of what is left of the budget that they may take."""
 
 HARMLESS = 1e-3
 """Largest relative update of a weight matrix in the trial that cannot have done harm, unless the loss says that it has: below

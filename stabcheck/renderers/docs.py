@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stabcheck.renderers.markup import text
-from stabcheck.renderers.text import STATUS_STYLES, Paper
+from stabcheck.renderers.text import STATUS_STYLES, Paper, short
 
 if TYPE_CHECKING:
     from stabcheck.check import Check, Rule
@@ -59,9 +59,16 @@ def to_json(catalog: Sequence[Check]) -> str:
 
 
 def render_check(
-    check: Check, rules: Sequence[Rule], *, width: int = 80, color: bool = False, ascii: bool = False
+    check: Check,
+    rules: Sequence[Rule],
+    thresholds: Mapping[str, tuple[float, str]] | None = None,
+    *,
+    width: int = 80,
+    color: bool = False,
+    ascii: bool = False,
 ) -> str:
-    """A check's docstring as a page, then the given rules with severity, message and fix."""
+    """A check's docstring as a page, then the given rules with severity, message and fix, and its thresholds, each with
+    value and meaning."""
     from rich.markdown import Markdown
 
     paper = Paper(width, color, ascii)
@@ -76,6 +83,15 @@ def render_check(
         )
         paper.hang("Says", paper.words(sentence(rule.message)), style="dim")
         paper.hang("Fix", paper.words(sentence(rule.fix)), style="dim")
+    if check.beyond:
+        paper.heading("Beyond it")
+        for item in check.beyond:
+            paper.hang("-", paper.words(f"{item.what}: {item.why}"), room=1)
+    if thresholds:
+        paper.heading(f"Numbers that [tool.stabcheck.thresholds.{check.id}] can change")
+        for name, (value, meaning) in thresholds.items():
+            paper.write(paper.words((f"{name} = {short(value)}", "bold")), indent=2)
+            paper.write(paper.words(meaning), indent=6)
     # rich draws bullets of its own, whatever the characters allowed.
     text = paper.text()
     return text.replace("•", "*").encode("ascii", "replace").decode() if ascii else text

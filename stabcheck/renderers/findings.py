@@ -16,7 +16,7 @@ from stabcheck.renderers.text import STATUS_STYLES, STATUS_WORDS, Paper, fact
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from stabcheck.check import Rule
+    from stabcheck.check import Check, Rule
     from stabcheck.report import CheckResult, FindingResult, Report, SourceLine
 
 IN_FULL = 3
@@ -92,6 +92,47 @@ def word_of(check: CheckResult) -> str:
 def style_of(check: CheckResult) -> str:
     """The colour of the same."""
     return STATUS_STYLES["warn" if word_of(check) == "known" else check.status]
+
+
+LONGEST = 110
+"""Characters of a headline above which asides are left out of it."""
+
+_RAISED = re.compile(r"\w*(Error|Exception|Exit|Interrupt)\b")
+_NEXT_CLAUSE = re.compile(r", (and|so|but|which|while|although|though|where|who) ")
+
+
+def headline(text: str) -> str:
+    """The first clause of a sentence, whole; with what was raised, where it says that something was."""
+    said = _outside(text)
+    ends = [found.start() for found in re.finditer(r"[:;] ", said)]
+    ends = [
+        end for end in ends
+        if not _RAISED.match(said, end + 2) and not re.search(_RAISED.pattern + "$", said[:end])
+    ]  # fmt: skip
+    clause = text[: ends[0]] if ends else text
+    if len(clause) > LONGEST:
+        clause = re.sub(r" \([^()]*\)", "", clause)
+    if len(clause) > LONGEST and (found := _NEXT_CLAUSE.search(clause, LONGEST // 3)):
+        clause = clause[: found.start()]
+    return clause.rstrip(" .")
+
+
+def _outside(text: str) -> str:
+    """The text with a blank for each character inside brackets: what ends a clause there ends none."""
+    depth, found = 0, []
+    for character in text:
+        depth = max(depth - (character in ")]}"), 0)
+        found.append("_" if depth else character)
+        depth += character in "([{"
+    return "".join(found)
+
+
+def unchecked(report: Report, catalog: Sequence[Check]) -> list[tuple[str, str]]:
+    """(what, why) of everything in this set-up that was not checked, each once. What a check never looks at is told by
+    `stabcheck explain`, and why one was skipped by the table of checks."""
+    never = {(item.what, item.why) for check in catalog for item in check.beyond}
+    rows = [(one.what, one.why) for one in report.not_checked]
+    return list(dict.fromkeys(row for row in rows if (row[0].partition(": ")[2], row[1]) not in never))
 
 
 def suppressed(report: Report) -> list[tuple[str, str]]:

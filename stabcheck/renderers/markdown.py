@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from stabcheck.renderers.findings import suppressed, word_of
 from stabcheck.renderers.markup import code, text
+from stabcheck.renderers.terminal import summary_of
 from stabcheck.renderers.text import seconds
 from stabcheck.renderers.wording import Said, Wording, slashed
 
@@ -29,10 +30,9 @@ def render(report: Report, *, catalog: Sequence[Check] = (), base: str | None = 
     lines += [f"{code(report.target)} · {text(' · '.join(facts))}", ""]
     lines += ["| | check | result | time |", "| --- | --- | --- | ---: |"]
     for check in report.checks:
-        summary = check.error.message if check.error else check.skip_reason or check.summary
         took = "" if check.status == "skip" else seconds(check.duration_s)
         status = f"{MARKS[check.status]} {word_of(check).lower()}"
-        lines.append(f"| {status} | {check.id} | {text(summary)} | {took} |")
+        lines.append(f"| {status} | {check.id} | {text(summary_of(check))} | {took} |")
     for said in wording.said():
         lines += ["", *_finding(said, wording)]
     if rows := suppressed(report):

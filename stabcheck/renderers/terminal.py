@@ -8,13 +8,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stabcheck.renderers.docs import section
-from stabcheck.renderers.findings import Cause, causes, known, style_of, suppressed, word_of, write_cause
+from stabcheck.renderers.findings import (
+    Cause,
+    causes,
+    headline,
+    known,
+    place,
+    style_of,
+    suppressed,
+    unchecked,
+    word_of,
+    write_cause,
+)
 from stabcheck.renderers.pictures import write_pictures
 from stabcheck.renderers.text import STATUS_STYLES, STATUS_WORDS, Paper, clean, clip, seconds
 from stabcheck.suppressions import WORSE
 
 if TYPE_CHECKING:
-    from stabcheck.check import Check
+    from stabcheck.check import Check, Rule
     from stabcheck.report import CheckError, CheckResult, Report
 
 SIDE_BY_SIDE = 56
@@ -46,7 +57,7 @@ def render(
     rules = {rule.code: rule for check in catalog for rule in check.rules}
     reasons = whys(catalog)
     found = causes(report)
-    verdict = paper.words((verdict_of(report, found), STATUS_STYLES[report.status]))
+    verdict = paper.words((verdict_of(report, found, rules, base), STATUS_STYLES[report.status]))
 
     _write_header(paper, report, verbose=verbose)
     paper.write(verdict)
@@ -58,7 +69,7 @@ def render(
         write_cause(paper, cause, rules, reasons, base=base, verbose=verbose)
     write_pictures(paper, report, verbose=verbose)
     _write_suppressed(paper, report)
-    _write_not_checked(paper, report)
+    _write_not_checked(paper, report, catalog)
     paper.write()
     paper.write(verdict)
     paper.write(paper.words((_next(report, found), "dim")))
@@ -74,13 +85,25 @@ def findings(report: Report, catalog: Sequence[Check], *, width: int = 80, base:
     return paper.text()
 
 
-def verdict_line(report: Report, *, ascii: bool = False) -> str:
+def problems(report: Report, catalog: Sequence[Check], *, width: int = 80, base: str | None = None) -> str:
+    """What could not run and what was found, each with what to do, without colour."""
+    paper = Paper(width, color=False, ascii=False)
+    rules = {rule.code: rule for check in catalog for rule in check.rules}
+    for error, ids in errors_of(report).items():
+        _write_error(paper, error, ids, verbose=False)
+    for cause in causes(report):
+        write_cause(paper, cause, rules, whys(catalog), base=base, verbose=False)
+    return paper.text().lstrip("\n")
+
+
+def verdict_line(report: Report, *, ascii: bool = False, catalog: Sequence[Check] = (), base: str | None = None) -> str:
     """The verdict alone, on one line."""
-    return clean(verdict_of(report, causes(report)), ascii=ascii)
+    rules = {rule.code: rule for check in catalog for rule in check.rules}
+    return clean(verdict_of(report, causes(report), rules, base), ascii=ascii)
 
 
-def verdict_of(report: Report, found: Sequence[Cause]) -> str:
-    """The verdict in one sentence, with the first cause in it."""
+def verdict_of(report: Report, found: Sequence[Cause], rules: Mapping[str, Rule], base: str | None = None) -> str:
+    """The verdict in one sentence: of the first cause what is wrong in a clause, by which rule and where."""
     counts = {status: sum(check.status == status for check in report.checks) for status in STATUS_WORDS}
     ran = counts["pass"] + counts["warn"] + counts["fail"]
     if counts["error"]:
@@ -103,9 +126,10 @@ def verdict_of(report: Report, found: Sequence[Cause]) -> str:
     if report.status == "pass":
         return f"No fault found: {_count(counts['pass'], 'check')} passed{skipped}."
     bad = [check for check in report.checks if check.status == report.status]
-    first = next((cause.check for cause in found if cause.check in bad), bad[0])
-    others = [check.id for check in bad if check is not first]
-    named = f"{first.id}: {clip(first.summary)}" + (f"; also {', '.join(others)}" if others else "")
+    cause = next((cause for cause in found if cause.check in bad), None)
+    named = _named(cause, rules, base) if cause else bad[0].summary
+    others = [check.id for check in bad if check is not (cause.check if cause else bad[0])]
+    named += f"; also {', '.join(others)}" if others else ""
     named += f"; {also}" if also else ""
     if report.status == "fail":
         return f"Do not start this run: {_count(counts['fail'], 'check')} failed — {named}"
@@ -122,6 +146,14 @@ def _skipped(report: Report) -> str:
     whys = [f"{late} of them for lack of time"] if late else []
     whys += [f"{absent} of them for want of the set-up"] if absent else []
     return f" ({', '.join([f'{count} skipped', *whys])})" if count else ""
+
+
+def _named(cause: Cause, rules: Mapping[str, Rule], base: str | None) -> str:
+    finding = cause.findings[0]
+    name = f" {rules[cause.code].name}" if cause.code in rules else ""
+    where = f" at {place(finding.source, base)}" if finding.source else ""
+    said = finding.message if len(cause.findings) == 1 else cause.check.summary
+    return f"{headline(said)} ({cause.code}{name}{where})"
 
 
 def whys(catalog: Sequence[Check]) -> dict[str, str]:
@@ -168,7 +200,7 @@ def _write_table(paper: Paper, report: Report) -> None:
         status = paper.words((word_of(check), style_of(check)))
         name = paper.words((check.id, "bold" if check.status in {"fail", "warn", "error"} else ""))
         also = f" (the same for {', '.join(alike)})" if alike else ""
-        summary = paper.words((_summary(check) + also, "dim" if check.status == "skip" else ""))
+        summary = paper.words((summary_of(check) + also, "dim" if check.status == "skip" else ""))
         if paper.width < SIDE_BY_SIDE:
             table.add_row(status, name.append("\n").append(summary))
         else:
@@ -180,16 +212,17 @@ def _alike(checks: Sequence[CheckResult]) -> Iterator[tuple[CheckResult, list[st
     """Each check with those after it that did not run for the very same reason, and are not shown again."""
     groups: dict[object, list[CheckResult]] = {}
     for check in checks:
-        reason = (check.status, _summary(check)) if check.status in {"skip", "error"} else check.id
+        reason = (check.status, summary_of(check)) if check.status in {"skip", "error"} else check.id
         groups.setdefault(reason, []).append(check)
     for first, *others in groups.values():
         yield first, [check.id for check in others]
 
 
-def _summary(check: CheckResult) -> str:
+def summary_of(check: CheckResult) -> str:
+    """What a table has room for: the findings themselves stand below it."""
     if check.error is not None:
         return f"could not run: {clip(check.error.message)}"
-    return check.skip_reason or check.summary
+    return check.skip_reason or (headline(check.summary) if check.status in {"warn", "fail"} else check.summary)
 
 
 def errors_of(report: Report) -> dict[CheckError, list[str]]:
@@ -228,18 +261,12 @@ def _write_trace(paper: Paper, trace: str, *, whole: bool) -> None:
         paper.write(paper.words((line.expandtabs(4), "dim")), indent=4, width=paper.width)
 
 
-def _write_not_checked(paper: Paper, report: Report) -> None:
-    skipped = [
-        (", ".join([check.id, *alike]), check.skip_reason or check.summary)
-        for check, alike in _alike(report.checks)
-        if check.status == "skip"
-    ]
-    listed = {(one.what, one.why) for one in report.not_checked}
-    rows = [*(row for row in skipped if row not in listed), *((one.what, one.why) for one in report.not_checked)]
+def _write_not_checked(paper: Paper, report: Report, catalog: Sequence[Check]) -> None:
+    rows = unchecked(report, catalog)
     if not rows:
         return
     paper.heading("Not checked")
-    for what, reason in dict.fromkeys(rows):
+    for what, reason in rows:
         paper.hang("-", paper.words(f"{what}: ", (reason, "dim")), room=1)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stabcheck.renderers.findings import causes, relative
+from stabcheck.renderers.findings import causes, relative, unchecked
 from stabcheck.renderers.terminal import verdict_of
 
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ class Wording:
         self.report, self.base = report, base
         self.rules: Mapping[str, Rule] = {rule.code: rule for check in catalog for rule in check.rules}
         self.causes = causes(report)
-        self.verdict = verdict_of(report, self.causes)
+        self.verdict = verdict_of(report, self.causes, self.rules, base)
+        self.unchecked = unchecked(report, catalog)
+        """(what, why) of everything in this set-up that was not checked."""
 
     def said(self) -> Iterator[Said]:
         """The findings that count, causes before symptoms and failures before warnings."""
@@ -69,12 +71,6 @@ class Wording:
 
         file, _, line = str(self.report.environment.get("entry") or "").rpartition(":")
         return SourceLine(file=file, line=int(line)) if file and line.isdigit() else None
-
-    @property
-    def unchecked(self) -> list[tuple[str, str]]:
-        """(what, why) of everything that was not checked, each once."""
-        skipped = [(c.id, c.skip_reason or c.summary) for c in self.report.checks if c.status == "skip"]
-        return list(dict.fromkeys([*skipped, *((one.what, one.why) for one in self.report.not_checked)]))
 
 
 def slashed(path: str) -> str:

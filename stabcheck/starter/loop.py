@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from stabcheck.starter.script import Script, callee, calls, names_of, own, stored
+from stabcheck.starter.script import Function, Script, callee, calls, names_of, own, stored
 
 _WRAPPERS = ("tqdm", "enumerate", "track", "zip", "islice", "iter", "prefetch")
 
@@ -46,15 +46,17 @@ def find(script: Script) -> Loop | None:
     places = [*script.training, *script.definitions.values()]
     loops = [node for place in places for node in ast.walk(place) if isinstance(node, ast.For) and _has_backward(node)]
     inner = [node for node in loops if not any(other is not node and _has_backward(other) for other in _loops(node))]
-    if not inner:
+    node, step = (inner[0], None) if inner else _stepping(places)
+    if node is None:
         return None
-    node = inner[0]
-    loop = Loop((node.lineno, node.end_lineno or node.lineno), _batch(node))
+    shown = step or node
+    loop = Loop((shown.lineno, shown.end_lineno or shown.lineno), _batch(node))
     loop.owner = next(
         (d.name for d in script.definitions.values() if isinstance(d, ast.ClassDef) and _holds(d, node)), ""
     )
     loop.epochs = _epochs(places, node)
-    _read_loss(loop, node)
+    if step is None:
+        _read_loss(loop, node)
     whole = [inner for place in places for inner in ast.walk(place)]
     for call in (inner for inner in whole if isinstance(inner, ast.Call)):
         name = callee(call)
@@ -64,9 +66,24 @@ def find(script: Script) -> Loop | None:
         elif name.endswith("autocast"):
             kinds = ast.unparse(call)
             loop.precision = "bf16" if "bfloat16" in kinds else "fp16" if "float16" in kinds else loop.precision
-    loop.accumulate = _accumulate(node)
-    loop.interval = _interval(places, node)
+    loop.accumulate = _accumulate(shown)
+    loop.interval = _interval(places, node, shown)
     return loop
+
+
+def _stepping(places: list[ast.stmt]) -> tuple[ast.For | None, Function | None]:
+    """The innermost loop that calls a function with the `backward` in it, and that function."""
+    functions = {d.name: d for place in places for d in ast.walk(place) if isinstance(d, Function)}
+    steps = {name: node for name, node in functions.items() if any(_has_backward(part) for part in node.body)}
+    found = (
+        (loop, steps[name])
+        for place in places
+        for loop in _loops(place)
+        for call in (inner for inner in own(loop) if isinstance(inner, ast.Call))
+        if (name := callee(call).rpartition(".")[2]) in steps
+        and not any(inner is not loop and _holds(inner, call) for inner in _loops(loop))
+    )
+    return next(found, (None, None))
 
 
 def names_in(target: ast.expr) -> set[str]:
@@ -205,9 +222,9 @@ def _epochs(places: list[ast.stmt], node: ast.For) -> ast.expr | None:
     return None
 
 
-def _accumulate(node: ast.For) -> ast.expr | None:
+def _accumulate(node: ast.AST) -> ast.expr | None:
     """The count in `if (i + 1) % count == 0: optimizer.step()`."""
-    for inner in own(node):
+    for inner in ast.walk(node):
         if isinstance(inner, ast.If) and any(
             re.search(r"(optim\w*|opt|scaler)\.step$", callee(c)) for c in calls(inner)
         ):
@@ -217,12 +234,12 @@ def _accumulate(node: ast.For) -> ast.expr | None:
     return None
 
 
-def _interval(places: list[ast.stmt], node: ast.For) -> str | None:
+def _interval(places: list[ast.stmt], *inside: ast.AST) -> str | None:
     """Whether the schedule is stepped in the loop over batches or outside of it."""
 
     def steps(part: ast.AST) -> bool:
         return any(re.search(r"(sched\w*|lr_\w+)\.step$", callee(call)) for call in calls(part))
 
-    if steps(node):
+    if any(steps(node) for node in inside):
         return "step"
     return "epoch" if any(steps(place) for place in places) else None

@@ -77,15 +77,15 @@ def find(script: Script) -> Found:
     )
     take("model", _models(made, models, found.get("optimizer")))
     loaders = [
-        m for m in made if LOADERS.search(callee(m.call)) or re.search(r"loader|^\w*_dl$|^dl$|^\w*_iter$", m.name, re.I)
+        m for m in made if LOADERS.search(callee(m.call)) or re.search(r"loader|^\w*_dl$|^dl$|^\w*_iter$", m.last, re.I)
     ]
-    loaders = [m for m in loaders if not re.search(r"dataset|_set$|sampler|model", m.name, re.I)]
-    for_validation = [m for m in loaders if FOR_VALIDATION.search(m.name) and not FOR_TRAINING.search(m.name)]
+    loaders = [m for m in loaders if not re.search(r"dataset|_set$|sampler|model", m.last, re.I)]
+    for_validation = [m for m in loaders if FOR_VALIDATION.search(m.last) and not FOR_TRAINING.search(m.last)]
     for_training = [m for m in loaders if m not in for_validation]
-    take("train_loader", [m for m in for_training if FOR_TRAINING.search(m.name)][-1:] or for_training[:1])
+    take("train_loader", [m for m in for_training if FOR_TRAINING.search(m.last)][-1:] or for_training[:1])
     # A test set is for the very end; it stands in only where there is no other.
-    take("val_loader", [m for m in for_validation if "test" not in m.name.lower()][-1:] or for_validation[-1:])
-    several = list(dict.fromkeys(m.name for m in optimizers))
+    take("val_loader", [m for m in for_validation if "test" not in m.last.lower()][-1:] or for_validation[-1:])
+    several = list(dict.fromkeys(m.name for m in optimizers if isinstance(m.call, ast.Call)))
     return Found({key: m.name for key, m in found.items()}, several if len(several) > 1 else [], objects)
 
 
@@ -110,6 +110,9 @@ def _models(made: list[Made], classes: list[str], optimizer: Made | None) -> lis
             for call in calls(optimizer.call)
             if callee(call).endswith(("parameters", "parameters_"))
         }
+        # In a class that makes it, one's own attributes have another name than outside.
+        owner = optimizer.name.rpartition(".")[0]
+        parameters |= {re.sub(r"^self\b", owner, name) for name in parameters if owner}
     called = [m for m in made if MODELS.match(m.last) and not _is_optimizer(m)]
     made_of = [m for m in made if any(callee(c) in classes or PRETRAINED.search(callee(c)) for c in calls(m.call))]
     made_of = [m for m in made_of if not re.search(r"token|config|processor|transform|dataset|loader", m.name, re.I)]
@@ -141,26 +144,31 @@ def _made(flow: list[ast.stmt]) -> Iterator[Made]:
 
 
 def _held(kind: ast.AST, name: str) -> Iterator[Made]:
-    """What the class gives to its own attributes by calls when an object is made."""
-    for method in getattr(kind, "body", ()):
-        if isinstance(method, ast.FunctionDef) and method.name == "__init__":
-            for node in own(method):
-                for target in node.targets if isinstance(node, ast.Assign) else ():
-                    is_own = isinstance(target, ast.Attribute) and callee(target) == f"self.{target.attr}"
-                    call = _maker(node.value) if is_own and isinstance(node, ast.Assign) else None
-                    if call is not None:
-                        yield Made(f"{name}.{callee(target).partition('.')[2]}", call)
+    """What the class gives to its own attributes when an object is made."""
+    methods = {node.name: node for node in getattr(kind, "body", ()) if isinstance(node, ast.FunctionDef)}
+    todo = ["__init__"]
+    for method in todo:  # grows by the methods that these call
+        for node in own(methods[method]) if method in methods else ():
+            for target in node.targets if isinstance(node, ast.Assign) else ():
+                yield from _pairs(target, node.value if isinstance(node, ast.Assign) else None, owner=name)
+            called = callee(node).removeprefix("self.") if isinstance(node, ast.Call) else ""
+            todo += [called] if called in methods and called not in todo else []
 
 
-def _pairs(target: ast.expr, value: ast.expr | None) -> Iterator[Made]:
+def _pairs(target: ast.expr, value: ast.expr | None, owner: str = "") -> Iterator[Made]:
+    """Names that are given a value; with an `owner`, the attributes that a method of it gives to `self`."""
     if isinstance(target, (ast.Tuple, ast.List)):
         alike = isinstance(value, (ast.Tuple, ast.List)) and len(value.elts) == len(target.elts)
         for place, inner in enumerate(target.elts):
-            yield from _pairs(inner, value.elts[place] if alike else value)  # type: ignore[union-attr]
-    elif isinstance(target, ast.Name) and value is not None:
+            yield from _pairs(inner, value.elts[place] if alike else value, owner)  # type: ignore[union-attr]
+        return
+    name = target.id if isinstance(target, ast.Name) and not owner else ""
+    if owner and isinstance(target, ast.Attribute) and callee(target) == f"self.{target.attr}":
+        name = f"{owner}.{target.attr}"
+    if name and value is not None:
         call = _maker(value)
         if call is not None or isinstance(value, ALSO):
-            yield Made(target.id, call or value)
+            yield Made(name, call or value)
 
 
 def _maker(value: ast.expr) -> ast.Call | None:

@@ -50,6 +50,8 @@ class Script:
     """Whether importing the script would start the training, so that it must not be imported."""
     reads_arguments: bool = False
     """Whether it reads the command line."""
+    required_arguments: list[str] = field(default_factory=list)
+    """Those that its argparse does not do without."""
 
     def trains(self, node: ast.AST, depth: int = DEEPEST) -> bool:
         """Whether the node calls `backward` or the like, itself or through functions of the script."""
@@ -150,6 +152,7 @@ def _fill(script: Script) -> None:
     script.reads_arguments = any(
         callee(call).endswith(("parse_args", "parse_known_args")) for call in calls(script.tree)
     )
+    script.required_arguments = [_argument(call) for call in calls(script.tree) if _is_required_argument(call)]
     script.reads_arguments |= any(isinstance(n, ast.Attribute) and n.attr == "argv" for n in ast.walk(script.tree))
 
 
@@ -209,6 +212,19 @@ def _bound(function: ast.FunctionDef, node: ast.stmt) -> Iterator[ast.stmt]:
         if not (isinstance(value, ast.Name) and value.id == name):
             made = ast.Assign(targets=[ast.Name(name, ast.Store())], value=value)
             yield ast.fix_missing_locations(ast.copy_location(made, node))
+
+
+def _argument(call: ast.Call) -> str:
+    words = [str(word.value) for word in call.args if isinstance(word, ast.Constant)]
+    return max(words, key=len, default="")
+
+
+def _is_required_argument(call: ast.Call) -> bool:
+    name = _argument(call) if callee(call).endswith(".add_argument") else ""
+    settings = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+    if name.startswith("-"):
+        return settings.get("required") == "True"
+    return bool(name) and settings.get("nargs", "") not in {"'?'", "'*'"}
 
 
 def _needs_notebook(node: ast.AST) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from stabcheck.starter.script import Script, callee, calls, own
@@ -35,14 +35,18 @@ class Wired:
     uses: frozenset[str]
 
 
-def wire(script: Script, names: Mapping[str, str], known: set[str]) -> tuple[list[Wired], dict[str, str]]:
+def wire(
+    script: Script, names: Mapping[str, str], known: set[str], objects: Mapping[str, str]
+) -> tuple[list[Wired], dict[str, str]]:
     """(what could be wired in, key -> why not for a function that was found but could not be). `names` are those of the
-    keys found, `known` all that the flow builds."""
+    keys found, `known` all that the flow builds, `objects` (class -> name) what of it may have methods that serve."""
     wired: list[Wired] = []
     gaps: dict[str, str] = {}
-    for key, candidates in _candidates(script).items():
-        for function in candidates:
-            call = _call(key, function, names, known)
+    places = [(name, getattr(script.definitions[kind], "body", ())) for kind, name in objects.items()]
+    found = [(owner, _candidates(nodes)) for owner, nodes in [*places, ("", script.definitions.values())]]
+    for key in ("train_step", "validate", "save", "load"):
+        for owner, function in [(owner, one) for owner, candidates in found for one in candidates[key]]:
+            call = _call(key, function, names, known, owner)
             if isinstance(call, Wired):
                 wired.append(call)
                 gaps.pop(key, None)
@@ -58,9 +62,10 @@ def wire(script: Script, names: Mapping[str, str], known: set[str]) -> tuple[lis
     return wired, gaps
 
 
-def _candidates(script: Script) -> dict[str, list[ast.FunctionDef]]:
+def _candidates(nodes: Iterable[ast.stmt]) -> dict[str, list[ast.FunctionDef]]:
+    """Functions or methods, by the key that they look like."""
     found: dict[str, list[ast.FunctionDef]] = {"train_step": [], "validate": [], "save": [], "load": []}
-    for node in script.definitions.values():
+    for node in nodes:
         if not isinstance(node, ast.FunctionDef):
             continue
         called = {callee(call).rpartition(".")[2] for call in calls(node)}
@@ -84,15 +89,17 @@ def _returns(node: ast.FunctionDef) -> bool:
     return any(isinstance(inner, ast.Return) and inner.value is not None for inner in own(node))
 
 
-def _call(key: str, function: ast.FunctionDef, names: Mapping[str, str], known: set[str]) -> Wired | str:
-    """The call, or the name of the parameter that cannot be told."""
+def _call(key: str, function: ast.FunctionDef, names: Mapping[str, str], known: set[str], owner: str) -> Wired | str:
+    """The call, or the name of the parameter that cannot be told; `owner` has the method, "" for a function."""
     takes = function.args
     parameters = [argument.arg for argument in (*takes.posonlyargs, *takes.args)]
-    required = parameters[: len(parameters) - len(takes.defaults)]
+    if owner and not any(callee(decorator) == "staticmethod" for decorator in function.decorator_list):
+        parameters = parameters[1:]
+    required = parameters[: max(len(parameters) - len(takes.defaults), 0)]
     keywords = [a.arg for a, default in zip(takes.kwonlyargs, takes.kw_defaults, strict=True) if default is None]
     given = {"train_step": "batch", "save": "path", "load": "path"}.get(key)
     words: list[str] = []
-    uses: set[str] = {function.name}
+    uses: set[str] = {owner or function.name}
     has_given = given is None
     while required:
         name = required.pop(0)
@@ -119,7 +126,10 @@ def _call(key: str, function: ast.FunctionDef, names: Mapping[str, str], known: 
         has_given = True
     if not has_given:
         return str(given)
-    call = f"{function.name}({', '.join(words)})"
+    path = f"{owner}.{function.name}" if owner else function.name
+    call = f"{path}({', '.join(words)})"
+    if words == ([given] if given else []):
+        return Wired(key, function.name, path, frozenset(uses))
     return Wired(key, function.name, f"lambda {given}: {call}" if given else f"lambda: {call}", frozenset(uses))
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stabcheck.starter import loop as loops
-from stabcheck.starter import roles, wiring
+from stabcheck.starter import roles, trainers, wiring
 from stabcheck.starter.script import Script, stored, used
 from stabcheck.starter.slices import Slice, Slicer
 
@@ -80,6 +80,7 @@ class _Parts:
 
 
 def _draft(script: Script) -> Draft:
+    trainers.give_name(script)
     found, loop = roles.find(script), loops.find(script)
     stem = script.path.stem
     importable = stem.isidentifier() and not script.trains_on_import and stem not in sys.builtin_module_names
@@ -90,10 +91,14 @@ def _draft(script: Script) -> Draft:
     extra: list[str] = []
     if loop is not None:
         _from_loop(loop, script, known, wired, extra, found.objects)
-    own, why_not = wiring.wire(script, names, known)
+    own, why_not = wiring.wire(script, names, known, found.objects)
     wired |= {one.key: one.source for one in own}
-    wanted = sorted({name for value in wired.values() for name in _names(value)})
-    wanted += sorted(loop.needs()) if loop is not None and extra else []
+    hugging = trainers.of_hugging_face(script)
+    if hugging is not None:
+        wired, found.several = hugging[1], []
+        extra.append(trainers.PREPARED.format(name=hugging[0]))
+    wanted = [hugging[0]] if hugging else sorted({name for value in wired.values() for name in _names(value)})
+    wanted += sorted(loop.needs()) if loop is not None and extra and not hugging else []
     cut = slicer.slice(wanted)
     notes = _notes(script, cut, importable=importable)
     if found.several:
@@ -101,6 +106,8 @@ def _draft(script: Script) -> Draft:
             f"there are several optimizers ({', '.join(found.several)}), and the last one was taken: with a 'train_step' of "
             "your own that steps them all, and no 'optimizer', all are seen"
         )
+    if hugging is not None:
+        gaps["loss_fn"] = ""  # the model returns it
     if not any(key in wired for key in ("scheduler", "scheduler_interval")) and "scheduler" not in script.text:
         gaps["scheduler"] = ""
     missing = {
@@ -109,6 +116,7 @@ def _draft(script: Script) -> Draft:
         if key not in wired and INSTEAD.get(key) not in wired and gaps.get(key) != ""
     }
     parts = _parts(script, cut, importable=importable)
+    parts.head[:0] = ["import math"] if hugging else []
     parts.body += extra
     _note_loop(loop, script, missing)
     text = _render(parts, wired, missing, script.path.name, notes=notes, unknown=cut.unknown, left_out=cut.left_out)
@@ -178,10 +186,13 @@ def _parts(script: Script, cut: Slice, *, importable: bool) -> _Parts:
         parts.head.append(f"\n# Copied from {script.path.name}, which trains when it is imported.")
         parts.head += [_spaced(script, node) for node in cut.copied]
     if script.reads_arguments and cut.statements:
-        parts.body.append(f"sys.argv = [{script.path.name!r}]  # the arguments of your run: add them here")
+        needed = ", ".join(script.required_arguments)
+        must = f"; it requires {needed}" if needed else ""
+        parts.body.append(f"sys.argv = [{script.path.name!r}]  # the arguments of your run: add them here{must}")
     if cut.statements:
-        lines = [node.lineno for node in cut.statements]
-        parts.body.append(f"# from {script.path.name}, between line {min(lines)} and line {max(lines)}")
+        lines = [node.lineno for node in cut.statements if node.lineno]
+        if lines:
+            parts.body.append(f"# from {script.path.name}, between line {min(lines)} and line {max(lines)}")
         parts.body += [script.source(node) if node.lineno else ast.unparse(node) for node in cut.statements]
     return parts
 
@@ -212,14 +223,9 @@ def _notes(script: Script, cut: Slice, *, importable: bool) -> list[str]:
         )
     for node in cut.left_out:
         notes.append(f"line {node.lineno} of {script.path.name} could not be taken over, as it returns or waits")
-    if script.reads_arguments:
+    if script.reads_arguments and cut.statements:
         notes.append(
             f"{script.path.name} reads the command line: the arguments of your run belong into sys.argv, in setup()"
-        )
-    trainer = next((name for name in script.imports if re.fullmatch(r"\w*Trainer", name)), None)
-    if trainer:
-        notes.append(
-            f"a {trainer} does the training: its model, get_train_dataloader() and create_optimizer() are what to return"
         )
     return notes
 

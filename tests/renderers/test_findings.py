@@ -5,8 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_samples import report_of, result
 
+from stabcheck.catalog import CATALOG as CHECKS
 from stabcheck.check import Check, Outcome, Rule
-from stabcheck.renderers.findings import causes, place
+from stabcheck.renderers.docs import sentence
+from stabcheck.renderers.findings import causes, headline, place
 from stabcheck.renderers.terminal import whys
 from stabcheck.report import FindingResult, SourceLine
 
@@ -100,3 +102,31 @@ def test_a_rule_says_itself_why_it_matters_where_its_check_would_mislead() -> No
     check = Check("dying-relu", "diagnosis", "t", (own, Rule("SC0902", "plain", "fail", "m", "f")), run, DOC)
 
     assert whys([check]) == {"SC0901": "it dies", "SC0902": "It is slow."}
+
+
+@pytest.mark.parametrize(
+    ("message", "clause"),
+    [
+        ("learning rate 3 is too high: from 3 starts the loss is 9; at 0.3 it is 1", "learning rate 3 is too high"),
+        (
+            "load() fails in a fresh process: KeyError: 'optimizer'",
+            "load() fails in a fresh process: KeyError: 'optimizer'",
+        ),
+        ("the loss (a: 1; b: 2) is flat; more", "the loss (a: 1; b: 2) is flat"),
+        ("a short one.", "a short one"),
+        (
+            f"the output of {'encoder.' * 8}mlp is the same for every input (only 1e-9 of it varies), and nothing was learnt in 40",
+            f"the output of {'encoder.' * 8}mlp is the same for every input",
+        ),
+    ],
+)
+def test_a_headline_is_a_whole_clause(message: str, clause: str) -> None:
+    assert headline(message) == clause
+
+
+@pytest.mark.parametrize("rule", [rule for check in CHECKS for rule in check.rules], ids=lambda rule: rule.code)
+def test_the_headline_of_every_rule_closes_what_it_opens(rule: Rule) -> None:
+    said = headline(sentence(rule.message))
+
+    assert said
+    assert all(said.count(opened) == said.count(closed) for opened, closed in ("()", "[]", "{}"))

@@ -292,8 +292,113 @@ def test_what_a_trainer_of_the_users_own_holds(tmp_path: Path) -> None:
     assert not any("trainer" in note.lower() for note in draft.notes)
 
 
-def test_a_trainer_of_a_library_is_named(tmp_path: Path) -> None:
-    assert any("a Trainer does the training" in note for note in drafted(ODD["hugging face"], tmp_path).notes)
+WHOLE = """
+import torch
+from torch import nn
+class Trainer:
+    def __init__(self, epochs=3, lr=0.1):
+        self.epochs = epochs
+        self._build(lr)
+        self.train_loader = self.loader(64)
+        self.val_loader = self.loader(32)
+        self.loss_fn = nn.MSELoss()
+    def _build(self, lr):
+        self.model = nn.Linear(2, 1)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr)
+        self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, 2)
+    def loader(self, count):
+        return [(torch.ones(4, 2), torch.ones(4, 1))] * (count // 4)
+    def train_step(self, batch):
+        x, y = batch
+        self.optimizer.zero_grad()
+        loss = self.loss_fn(self.model(x), y)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 0.5)
+        self.optimizer.step()
+        self.scheduler.step()
+        return loss
+    @torch.no_grad()
+    def validate(self):
+        for x, y in self.val_loader:
+            last = self.loss_fn(self.model(x), y)
+        return last
+    def save(self, path, note=""):
+        torch.save({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, path)
+    def load(self, path):
+        state = torch.load(path)
+        self.model.load_state_dict(state["model"])
+    def fit(self):
+        for epoch in range(self.epochs):
+            for batch in self.train_loader:
+                self.train_step(batch)
+"""
+
+STARTS = {
+    "in one statement": 'if __name__ == "__main__":\n    Trainer(epochs=5).fit()\n',
+    "in main": "def main():\n    Trainer(epochs=5).fit()\nif __name__ == '__main__':\n    main()\n",
+    "nowhere": "",
+}
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_a_trainer_that_holds_everything(start: str, tmp_path: Path) -> None:
+    draft = drafted(WHOLE + STARTS[start], tmp_path)
+    setup = built(draft)
+
+    assert not draft.gaps
+    assert (setup.max_epochs, setup.scheduler_interval, setup.clip_grad_norm) == (
+        5 if STARTS[start] else 3,
+        "step",
+        0.5,
+    )
+    assert draft.wired["train_step"] == "trainer.train_step"
+    assert (len(setup.train_loader), len(setup.val_loader)) == (16, 8)
+    assert setup.train_step is not None
+    before = setup.model.weight.clone()
+    setup.train_step(setup.train_loader[0])
+    assert not torch.equal(before, setup.model.weight)
+
+
+def test_what_a_trainer_needs_is_asked_for(tmp_path: Path) -> None:
+    text = WHOLE.replace("epochs=3, lr=0.1", "config, lr=0.1").replace("epochs = epochs", "epochs = config.epochs")
+    draft = drafted(text, tmp_path)
+
+    assert "trainer = Trainer(config)" in draft.text
+    assert "# GAP: where does 'config' come from?" in draft.text
+
+
+def test_a_trainer_of_hugging_face_gives_what_it_has(tmp_path: Path) -> None:
+    draft = drafted(ODD["hugging face"].replace("data)", "data, eval_dataset=more)"), tmp_path)
+
+    assert draft.can_run
+    assert draft.wired["model"] == "trainer.model"
+    assert draft.wired["train_loader"] == "trainer.get_train_dataloader()"
+    assert draft.wired["val_loader"] == "trainer.get_eval_dataloader()"
+    assert "trainer.create_optimizer_and_scheduler(num_training_steps=steps)" in draft.text
+    assert "loss_fn" not in {**draft.wired, **draft.gaps}
+
+
+def test_the_loss_of_a_trainer_made_from_that_of_hugging_face(tmp_path: Path) -> None:
+    own = "class Mine(Trainer):\n    def compute_loss(self, model, inputs):\n        return 0\n"
+    text = ODD["hugging face"].replace("trainer = Trainer(", own + "trainer = Mine(")
+
+    wired = drafted(text, tmp_path).wired
+
+    assert wired["compute_loss"] == "trainer.compute_loss"
+    assert "val_loader" not in wired
+
+
+def test_a_trainer_of_another_library_is_not_taken_for_it(tmp_path: Path) -> None:
+    assert "get_train_dataloader" not in drafted(ODD["lightning"], tmp_path).text
+
+
+def test_the_command_line_is_a_matter_only_where_it_is_read(tmp_path: Path) -> None:
+    nothing = "import argparse\nparser = argparse.ArgumentParser()\nargs = parser.parse_args()\n"
+    required = nothing.replace("args =", "parser.add_argument('-d', '--data', required=True)\nargs =")
+    required += "model = Net(args.data)\n"
+
+    assert not any("sys.argv" in note for note in drafted(nothing, tmp_path).notes)
+    assert "# the arguments of your run: add them here; it requires --data" in drafted(required, tmp_path).text
 
 
 def test_several_optimizers_are_pointed_out(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from stabcheck.renderers.findings import IN_FULL, Cause, is_said, place, word_of
 from stabcheck.renderers.html.markup import Html, el, join, text
-from stabcheck.renderers.terminal import errors_of, whys
+from stabcheck.renderers.terminal import errors_of, summary_of, whys
 from stabcheck.renderers.text import STATUS_WORDS, fact, seconds
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def checklist(report: Report) -> Html | None:
             "tr",
             el("td", badge(check.status, word_of(check))),
             el("th", check.id, scope="row"),
-            el("td", check.error.message if check.error else check.skip_reason or check.summary),
+            el("td", summary_of(check)),
             el("td", "" if check.status == "skip" else seconds(check.duration_s), class_="time"),
             class_=check.status,
         )

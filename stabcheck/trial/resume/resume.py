@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from stabcheck.loading import EntryPoint, TargetError, load_entry
+from stabcheck.loading import EntryPoint, load_entry
+from stabcheck.targets import TargetError
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.nursery import STAGE
 from stabcheck.trial.resume.cuts import BOUNDARY, Cut, Moment, Run
