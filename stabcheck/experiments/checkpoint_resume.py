@@ -28,6 +28,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stabcheck.check import Finding, NotChecked, Outcome, Rule, Severity, experiment
+from stabcheck.experiments import _checkpoint_resume_minor
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
@@ -100,22 +101,6 @@ SAVING = Rule(
     message="save() changes the run that it saves: {how}.",
     fix="Let save() read only: put back modes and devices, and convert copies rather than the model.",
 )
-RNG = Rule(
-    "SC0410",
-    "random-state-not-restored",
-    "warn",
-    message="The checkpoint holds the random state, but after load() in a fresh process it is another one: dropout, "
-    "augmentation and shuffling continue with other numbers.",
-    fix="Call torch.set_rng_state() with the saved state at the end of load().",
-)
-ORDER = Rule(
-    "SC0411",
-    "one-order-for-every-restart",
-    "warn",
-    message="The loader shuffles with a generator of its own that the checkpoint does not hold: every resumed process starts "
-    "on the order of the first epoch, and a run restarted once an epoch never sees another.",
-    fix="Save loader.generator.get_state() and set it in load(), or seed the generator from the epoch.",
-)
 UNKNOWN = Rule(
     "SC0412",
     "resumed-run-differs",
@@ -129,7 +114,24 @@ _RULES = {"weight": WEIGHTS, "buffer": BUFFERS, "moment": OPTIMIZER, "held": DET
 
 @experiment(
     title="Checkpoint resume",
-    rules=(WEIGHTS, BUFFERS, OPTIMIZER, DETACHED, SCHEDULE, BESIDE, UNSAVED, NOT_LOADABLE, SAVING, RNG, ORDER, UNKNOWN),
+    rules=tuple(
+        sorted(
+            (
+                WEIGHTS,
+                BUFFERS,
+                OPTIMIZER,
+                DETACHED,
+                SCHEDULE,
+                BESIDE,
+                UNSAVED,
+                NOT_LOADABLE,
+                SAVING,
+                *_checkpoint_resume_minor.RULES,
+                UNKNOWN,
+            ),
+            key=lambda rule: rule.code,
+        )
+    ),
     cost="dear",
 )
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
@@ -147,7 +149,7 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     if not findings:
         bench.tell(0.7, "comparing what follows")
         findings, notes = _continued(bench, run, results)
-    findings = findings or _randomness(run, results)
+    findings = findings or _checkpoint_resume_minor.judge(run, results)
     return Outcome(
         summary=_summary(run, findings),
         findings=tuple(findings),
@@ -243,21 +245,6 @@ def _continued(bench: Bench, run: Run, results: list[Resumed]) -> tuple[list[Fin
             else:
                 notes.append(NotChecked("whether the steps after load are exactly the same", cause.why))
     return findings, notes
-
-
-def _randomness(run: Run, results: list[Resumed]) -> list[Finding]:
-    """Random state and data order, where they were meant to be restored."""
-    from stabcheck.trial.resume.resume import holds, restarts
-
-    if not run.own_checkpoint:
-        return []
-    for cut, result in zip(run.cuts, results, strict=True):
-        state = cut.rng.torch_state
-        if result.rng is not None and not result.rng.torch_state.equal(state) and holds(cut.path, state):
-            return [RNG.at(None, source=run.load_source, cut=cut.name)]
-    if run.own_generator and restarts(run, results):
-        return [ORDER.at(None, source=run.save_source)]
-    return []
 
 
 def _severity(run: Run) -> Severity | None:
