@@ -101,4 +101,27 @@ UNKNOWN = Rule(
     fix="look for state outside the set-up's objects: a cache, a file, a queue, a counter in a library",
 )
 
-RULES = (WEIGHTS, BUFFERS, OPTIMIZER, DETACHED, SCHEDULE, BESIDE, UNSAVED, NOT_LOADABLE, SAVING, RNG, ORDER, UNKNOWN)
+SCALER = Rule(
+    "SC0413",
+    "scaler-not-restored",
+    "warn",
+    message="after load() in a fresh process the loss scaler {part} is not where it was saved: {how}; each resume begins with "
+    "the scale of a new run, with skipped steps until it fits or gradients that underflow until it has grown",
+    fix="save {part}.state_dict() and give it to {part}.load_state_dict() in load()",
+    why="The first steps after a resume are lost or too small, and more so the more often a run is resumed.",
+)
+RULES = (
+    WEIGHTS,
+    BUFFERS,
+    OPTIMIZER,
+    DETACHED,
+    SCHEDULE,
+    BESIDE,
+    UNSAVED,
+    NOT_LOADABLE,
+    SAVING,
+    RNG,
+    ORDER,
+    UNKNOWN,
+    SCALER,
+)

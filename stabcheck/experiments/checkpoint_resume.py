@@ -28,14 +28,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stabcheck.check import Finding, NotChecked, Outcome, Severity, experiment
+from stabcheck.experiments import _checkpoint_resume_minor
 from stabcheck.experiments._checkpoint_resume_rules import (
     BESIDE,
     BUFFERS,
     DETACHED,
     NOT_LOADABLE,
     OPTIMIZER,
-    ORDER,
-    RNG,
     RULES,
     SAVING,
     SCHEDULE,
@@ -73,7 +72,7 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     if not findings:
         bench.tell(0.7, "comparing what follows")
         findings, notes = _continued(bench, run, results)
-    findings = findings or _randomness(run, results)
+    findings = findings or _checkpoint_resume_minor.judge(run, results)
     return Outcome(
         summary=_summary(run, findings),
         findings=tuple(findings),
@@ -169,21 +168,6 @@ def _continued(bench: Bench, run: Run, results: list[Resumed]) -> tuple[list[Fin
             else:
                 notes.append(NotChecked("whether the steps after load are exactly the same", cause.why))
     return findings, notes
-
-
-def _randomness(run: Run, results: list[Resumed]) -> list[Finding]:
-    """Random state and data order, where they were meant to be restored."""
-    from stabcheck.trial.resume.resume import holds, restarts
-
-    if not run.own_checkpoint:
-        return []
-    for cut, result in zip(run.cuts, results, strict=True):
-        state = cut.rng.torch_state
-        if result.rng is not None and not result.rng.torch_state.equal(state) and holds(cut.path, state):
-            return [RNG.at(None, source=run.load_source, cut=cut.name)]
-    if run.own_generator and restarts(run, results):
-        return [ORDER.at(None, source=run.save_source)]
-    return []
 
 
 def _severity(run: Run) -> Severity | None:

@@ -149,6 +149,38 @@ def sound_averaged_model():
     return kit.setup(train_step=train_step, save=save, load=load)
 
 
+def _scaled(saved):
+    """A loss scaler whose scale grows every few steps."""
+    kit = Kit()
+    scaler = torch.amp.GradScaler("cpu", init_scale=256.0, growth_interval=3)
+
+    def train_step(batch):
+        kit.optimizer.zero_grad()
+        loss = kit.loss(batch)
+        scaler.scale(loss).backward()
+        scaler.step(kit.optimizer)
+        scaler.update()
+        return loss
+
+    def save(path):
+        kit.save(path, **({"scaler": scaler.state_dict()} if saved else {}))
+
+    def load(path):
+        parts = kit.load(path)
+        if saved:
+            scaler.load_state_dict(parts["scaler"])
+
+    return kit.setup(train_step=train_step, save=save, load=load)
+
+
+def sound_scaler():
+    return _scaled(saved=True)
+
+
+def broken_scaler():
+    return _scaled(saved=False)
+
+
 def sound_logs():
     """History, best value, clock, a meter with buffers, copies of the last weights and gradients: none is state."""
     kit = Kit()

@@ -48,6 +48,7 @@ BROKEN = {
     "broken_unfreezing": "SC0408",
     "broken_generator": "SC0411",
     "broken_unseen": "SC0412",
+    "broken_scaler": "SC0413",
 }
 
 NOTES = {

@@ -55,6 +55,11 @@ def lost(run: Run, cut: Cut, result: Resumed) -> list[Lost]:
     return found
 
 
+def scalers(cut: Cut, result: Resumed) -> list[Lost]:
+    """The loss scalers whose scale, or count of steps towards a larger one, load did not restore."""
+    return [_lost(items) for items in _by_part(differences(cut.saved, result.loaded, result.fresh), "scaler")]
+
+
 def altered(run: Run, cut: Cut) -> str | None:
     """What save() did to the model or its optimizers, as the end of a sentence. Modes count if the steps that followed did
     not put them right. A model kept beside may well be brought up to date in save()."""
@@ -120,14 +125,14 @@ def _lost(items: Sequence[Difference]) -> Lost:
 def _name(difference: Difference) -> str:
     if difference.kind == "held":
         return difference.path.partition("[")[2].removesuffix("]")
-    if difference.kind in {"moment", "schedule"}:
+    if difference.kind in {"moment", "schedule", "scaler"}:
         return difference.path.rpartition("].")[2].rpartition(".")[2].partition("[")[0]
     return difference.path.partition(".")[2] or difference.path
 
 
 def _how(items: Sequence[Difference]) -> str:
     kind = items[0].kind
-    if kind == "schedule":
+    if kind in {"schedule", "scaler"}:
         return "; ".join(f"{_name(d)} is {value(d.actual)} instead of {value(d.expected)}" for d in items[:3])
     if all(d.untouched for d in items):
         return "there is none" if kind == "moment" else "still what a new set-up starts with"

@@ -22,6 +22,7 @@ Kind = Literal[
     "held",  # a parameter of the model that an optimizer updates
     "option",  # entry of an optimizer's parameter group
     "schedule",  # attribute of a learning-rate scheduler
+    "scaler",  # entry of a GradScaler's state_dict
     "mode",  # training flag or requires_grad
     "tensor",  # any other tensor
     "number",  # any other number, string or None

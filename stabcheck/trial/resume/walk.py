@@ -14,7 +14,7 @@ import logging
 import random
 import types
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from stabcheck.trial.resume.slots import Slot, attribute_slot, fill, item_slot, state_slot
 from stabcheck.trial.resume.state import Generator, Kind, Leaf, sample
 from stabcheck.trial.session import Session
 from stabcheck.userland import is_users
@@ -58,14 +59,6 @@ _NOT_STATE = (
     torch.device,
     torch.dtype,
 )
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Where a value lives, so that another can be put there."""
-
-    get: Callable[[], Any]
-    put: Callable[[Any], None]
 
 
 @dataclass
@@ -132,6 +125,9 @@ class _Walk:
             self._module(value, path, depth)
         elif isinstance(value, Optimizer) or ("param_groups" in attributes and "state" in attributes):
             self._optimizer(value, path, depth)
+        elif isinstance(value, torch.amp.GradScaler):
+            for key, number in value.state_dict().items():
+                self._leaf(f"{path}.{key.lstrip('_')}", Leaf(path, "scaler", number), state_slot(value, key))
         elif isinstance(value, LRScheduler):
             self._attributes(value, path, depth, "schedule", part or path, _BOOKKEEPING)
         elif isinstance(value, (Mapping, list, tuple, deque)):
@@ -168,7 +164,7 @@ class _Walk:
             value = sample(tensor)
         except (RuntimeError, NotImplementedError):  # a layout that has no dense form
             return
-        in_place = Slot(lambda: tensor, lambda new: _fill(tensor, new, slot))
+        in_place = Slot(lambda: tensor, lambda new: fill(tensor, new, slot))
         self._leaf(path, Leaf(part, kind, value, tuple(tensor.shape)), in_place)
 
     def _array(self, array: np.ndarray[Any, Any], path: str) -> None:
@@ -198,25 +194,27 @@ class _Walk:
                     self._seen[id(buffer)] = buffer
                     saved = name not in sub._non_persistent_buffers_set
                     kind: Kind = ("buffer" if is_main else beside) if saved else "tensor"
-                    self._tensor(buffer, f"{where}.{name}", _attribute(sub, name), kind, path if saved else where)
+                    self._tensor(buffer, f"{where}.{name}", attribute_slot(sub, name), kind, path if saved else where)
             self._mode(sub, "training", f"{where}.training")
             self._attributes(sub, where, depth, "number", None, _MODULE_INTERNALS)
 
     def _mode(self, item: Any, name: str, path: str) -> None:
-        self._leaf(path, Leaf(path, "mode", getattr(item, name)), _attribute(item, name))
+        self._leaf(path, Leaf(path, "mode", getattr(item, name)), attribute_slot(item, name))
 
     def _optimizer(self, optimizer: Any, path: str, depth: int) -> None:
         for index, group in enumerate(optimizer.param_groups):
             for key, value in group.items():
                 if key != "params":
-                    self._visit(value, f"{path}.param_groups[{index}].{key}", _item(group, key), depth + 1, "option")
+                    self._visit(
+                        value, f"{path}.param_groups[{index}].{key}", item_slot(group, key), depth + 1, "option"
+                    )
             for position, parameter in enumerate(group["params"]):
                 name = self._names.get(id(parameter))
                 if name is not None:
                     self._leaf(f"{path}.holds[{name}]", Leaf(path, "held", True), None)
                 for key, value in optimizer.state.get(parameter, {}).items():
                     where = f"{path}.state[{name or f'{index}.{position}'}].{key}"
-                    self._visit(value, where, _item(optimizer.state[parameter], key), depth + 1, "moment", path)
+                    self._visit(value, where, item_slot(optimizer.state[parameter], key), depth + 1, "moment", path)
         self._attributes(optimizer, path, depth, "number", None, _OPTIMIZER_INTERNALS)
 
     def _container(self, items: Any, path: str, depth: int, kind: Kind, part: str | None) -> None:
@@ -227,7 +225,7 @@ class _Walk:
         can_put = hasattr(type(items), "__setitem__")
         for position, (key, value) in enumerate(list(pairs)):
             label = repr(key) if isinstance(key, (str, int)) else f"#{position}"
-            self._visit(value, f"{path}[{label}]", _item(items, key) if can_put else None, depth + 1, kind, part)
+            self._visit(value, f"{path}[{label}]", item_slot(items, key) if can_put else None, depth + 1, kind, part)
 
     def _attributes(
         self, item: Any, path: str, depth: int, kind: Kind, part: str | None, skip: frozenset[str] = frozenset()
@@ -237,7 +235,7 @@ class _Walk:
             named |= {f.name: getattr(item, f.name) for f in fields(item) if hasattr(item, f.name)}
         for name, value in named.items():
             if name not in skip and not (callable(value) and kind == "schedule"):
-                self._visit(value, f"{path}.{name}", _attribute(item, name), depth + 1, kind, part)
+                self._visit(value, f"{path}.{name}", attribute_slot(item, name), depth + 1, kind, part)
 
     def _function(self, function: Any, depth: int) -> None:
         if not isinstance(function, types.FunctionType):
@@ -249,11 +247,11 @@ class _Walk:
             except ValueError:  # not bound yet
                 continue
             if is_own or callable(value):  # a library's decorator holds the user's function
-                self._visit(value, name, _attribute(cell, "cell_contents"), depth + 1)
+                self._visit(value, name, attribute_slot(cell, "cell_contents"), depth + 1)
         if not is_own:
             return
         for name in sorted(_global_names(function.__code__) & function.__globals__.keys()):
-            self._visit(function.__globals__[name], name, _item(function.__globals__, name), depth + 1)
+            self._visit(function.__globals__[name], name, item_slot(function.__globals__, name), depth + 1)
         for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
             if isinstance(default, (dict, list)):  # the mutable default that keeps state between calls
                 self._visit(default, function.__name__, None, depth + 1)
@@ -273,25 +271,9 @@ def _home(path: str) -> str:
     return path.rpartition("[")[0] if path.endswith("]") else path
 
 
-def _attribute(item: Any, name: str) -> Slot:
-    return Slot(lambda: getattr(item, name), lambda new: setattr(item, name, new))
-
-
-def _item(items: Any, key: Any) -> Slot:
-    return Slot(lambda: items[key], lambda new: items.__setitem__(key, new))
-
-
 def _global_names(code: types.CodeType) -> set[str]:
     names = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             names |= _global_names(constant)
     return names
-
-
-def _fill(tensor: torch.Tensor, new: Any, slot: Slot | None) -> None:
-    with torch.no_grad():
-        if isinstance(new, torch.Tensor) and new.numel() == tensor.numel():
-            tensor.copy_(new.reshape(tensor.shape))
-        elif slot is not None:
-            slot.put(new)
