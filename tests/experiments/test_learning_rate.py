@@ -163,3 +163,16 @@ def test_a_scheduler_that_raises_is_left_to_its_own_check(make_bench: MakeBench)
         return {**parts, "scheduler": schedule, "scheduler_interval": "step"}
 
     assert not judged(make_bench, setup).findings
+
+
+def test_a_rate_that_trains_although_its_updates_overshoot_is_not_called_too_high(make_bench: MakeBench) -> None:
+    """A pass never says that only less of the rate "would still lower the loss"."""
+
+    def normed() -> nn.Module:
+        return nn.Sequential(nn.Linear(16, 32, bias=False), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 4))
+
+    outcome = judged(make_bench, classifier(normed, optimizer=torch.optim.AdamW, lr=3.0))
+
+    assert outcome.findings == ()
+    assert outcome.measurements["margin"] > 1
+    assert "training makes way at it (loss " in outcome.summary
