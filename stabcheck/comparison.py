@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from stabcheck import setup_facts
 from stabcheck.movements import Movement, extent, moved
 from stabcheck.report import CheckResult, FindingResult, Report, Status, plain
 
@@ -78,6 +79,8 @@ class Comparison:
     targets: tuple[str, str]
     conditions: tuple[tuple[str, str, str], ...]
     """(fact, old, new) of the environments where they differ and numbers may differ with them."""
+    setup: tuple[tuple[str, str, str], ...]
+    """(fact, old, new) of the set-ups themselves where they differ."""
     appeared: tuple[Change, ...]
     """Findings that count and did not, or count for more, and what newly follows from others."""
     gone: tuple[Change, ...]
@@ -97,7 +100,7 @@ class Comparison:
     @property
     def same(self) -> bool:
         """Whether nothing at all is to be told."""
-        return not (self.appeared or self.gone or self.suppressed or self.statuses or self.moved)
+        return not (self.setup or self.appeared or self.gone or self.suppressed or self.statuses or self.moved)
 
     @property
     def other_target(self) -> bool:
@@ -124,6 +127,7 @@ class Comparison:
             "worse": self.worse,
             "targets": dict(zip(("old", "new"), self.targets, strict=True)),
             "conditions": [dict(zip(("what", "old", "new"), one, strict=True)) for one in self.conditions],
+            "setup": [dict(zip(("what", "old", "new"), one, strict=True)) for one in self.setup],
             **findings,
             "statuses": [{**dataclasses.asdict(one), "worse": one.worse} for one in self.statuses],
             "moved": [{**dataclasses.asdict(one), "factor": one.factor} for one in self.moved],
@@ -144,6 +148,7 @@ def compare(old: Report, new: Report) -> Comparison:
     return Comparison(
         targets=(old.target, new.target),
         conditions=tuple(_conditions(old.environment, new.environment)),
+        setup=tuple(setup_facts.changed(old, new)),
         appeared=tuple(change for change in told if change.worse or change.before is None),
         gone=tuple(change for change in told if not change.worse and change.before is not None),
         suppressed=tuple(change for change in apart if not change.worse),

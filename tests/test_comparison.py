@@ -219,3 +219,32 @@ def test_every_difference_is_told_once_and_back_again(old: Report, new: Report) 
 
 def _counts(report: Report) -> int:
     return sum(finding.counts for check in report.checks for finding in check.findings)
+
+
+def with_rate(rate: float, **measured: Any) -> Report:
+    checks = [
+        result("learning-rate", "said", measurements={"planned_peak_rate": rate}),
+        result(
+            "optimizer-config",
+            "said",
+            measurements={"optimizers": [{"kind": "AdamW", "groups": [{"lr": rate, **measured}]}]},
+        ),
+    ]
+    return report_of(*checks)
+
+
+def test_what_the_user_changed_is_named() -> None:
+    comparison = compare(with_rate(0.003, weight_decay=0.01), with_rate(3.0, weight_decay=0.1))
+
+    assert comparison.setup == (
+        ("learning rate (peak)", "0.003", "3"),
+        ("optimizer", "AdamW (weight decay 0.01)", "AdamW (weight decay 0.1)"),
+    )
+    assert (comparison.same, comparison.worse) == (False, False)
+    assert comparison.to_json()["setup"] == [
+        {"what": what, "old": old, "new": new} for what, old, new in comparison.setup
+    ]
+
+
+def test_a_fact_that_only_one_report_has_is_no_change() -> None:
+    assert compare(of(), with_rate(0.1)).setup == ()

@@ -149,7 +149,7 @@ def duplicates(case: Case) -> Callable[[], None]:
                 f"; in training {found.copies_within:.1%} have such a twin too: the copies are from before the split"
             )
     else:
-        comparison = f", where the repetitions within each side would make it {found.expected:.0f}"
+        comparison = f", where chance explains {found.expected:.0f}, going by how often samples repeat within each side"
     pairs = case.pairs(found.twins, found.rows)
     facts: dict[str, Any] = {
         "comparison": comparison,

@@ -137,6 +137,10 @@ class Judge:
         yield from self._clipping(left)
         yield from self._order()
 
+    def _at(self, use: Use) -> Source | None:
+        """The line of the step, in a loop of the user's."""
+        return (use.line or self.source) if self.source else None
+
     def _stuck(self) -> Iterator[Finding]:
         """Nothing can be learnt."""
         seen, calls = self.seen, self.seen.calls
@@ -172,7 +176,12 @@ class Judge:
                 else "they are cleared between backward() and step()"
             )
             yield CLEARED.at(
-                None, source=self.source, optimizer=seen.optimizers[index], how=how, uses=len(uses), raw=median(raw)
+                None,
+                source=self._at(uses[-1]),
+                optimizer=seen.optimizers[index],
+                how=how,
+                uses=len(uses),
+                raw=median(raw),
             )
             return
         undone = [call for call in calls if call.stepped_then_undone]
@@ -201,7 +210,7 @@ class Judge:
             )  # fmt: skip
             yield LEFT_OVER.at(
                 _training_loop_ownership.common(tuple(s.name for s in shares)) or None if partial else None,
-                source=self.source,
+                source=self._at(worst),
                 optimizer=self.seen.optimizers[index],
                 what=what,
                 call=worst.call,
@@ -275,7 +284,7 @@ class Judge:
             )
             yield _training_loop_ownership.TWICE.at(
                 last.twice[0],
-                source=self.source,
+                source=self._at(last),
                 count=len(last.twice),
                 how=how,
                 advice="step once after each backward(), with optimizers that share no parameter",
@@ -286,7 +295,7 @@ class Judge:
                 continue
             kind = seen.optimizers[index]
             if all(use.before_backward and use.norm and not use.leftovers and not use.twice for use in late):
-                yield DELAYED.at(None, source=self.source, optimizer=kind, uses=len(late))
+                yield DELAYED.at(None, source=self._at(late[-1]), optimizer=kind, uses=len(late))
             elif all(use.scheduled_before for use in late):
                 scheduler = type(seen.session.setup.scheduler).__name__
                 yield SCHEDULE_FIRST.at(None, source=self.source, scheduler=scheduler, optimizer=kind, uses=len(late))

@@ -126,8 +126,7 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     if finding is not None:
         summary = finding.message
     elif margin is not None:
-        room = f"up to {1 / margin:.2g} times as much" if margin < 1 else f"only {1 / margin:.2g} of it"
-        summary = f"learning rate {case.rate:.3g}; {room} would still lower the loss"
+        summary = f"learning rate {case.rate:.3g}; {case.room(margin)}"
     else:
         summary = f"nothing speaks against {case.rate:.3g}"
     return Outcome(summary, (finding,) if finding else (), measured, tuple(case.not_checked))
@@ -154,6 +153,17 @@ class _Case:
             )
             return None
         return 1 / stats.median([edge.bears for edge in probe.edges])
+
+    def room(self, margin: float) -> str:
+        """What the line searches say of a rate that is not at fault."""
+        if margin < 1:
+            return f"up to {1 / margin:.2g} times as much would still lower the loss"
+        losses = self.probes.losses(1.0)
+        course = f"{self.probes.bounds.first:.3g} to {self.probes.end(losses):.3g} in {len(losses)} steps"
+        first = f"though the first updates alone would bear no more than {1 / margin:.2g} of it"
+        if self.probes.is_bad(losses):
+            return f"the loss does not fall at it ({course}), but more steps, other starts and lower rates do not blame the rate"
+        return f"training makes way at it (loss {course}), {first}"
 
     def too_high(self, margin: float | None) -> Finding | None:
         """Training at the planned rate gets nowhere or is lost, and at a lower one it is not."""

@@ -40,6 +40,7 @@ def render(
     rules = {rule.code: rule for check in catalog for rule in check.rules}
     _write_header(paper, comparison, names)
     paper.write(paper.words((verdict(comparison), "bold red" if comparison.worse else "green")))
+    _write_setup(paper, comparison)
     _write_changes(paper, "Appeared", comparison.appeared, rules, base)
     _write_changes(paper, "Went", comparison.gone, rules, base)
     _write_statuses(paper, comparison.statuses)
@@ -60,7 +61,8 @@ def verdict(comparison: Comparison) -> str:
         ids = [status.check for status in worse if status.after == after]
         if ids:
             parts.append(
-                f"{', '.join(ids)} {words if len(ids) == 1 else words.replace('fails', 'fail').replace('warns', 'warn')}"
+                f"{', '.join(ids) if len(ids) <= NAMED else f'{len(ids)} checks'} "
+                + (words if len(ids) == 1 else words.replace("fails", "fail").replace("warns", "warn"))
             )
     parts += [_count(gone, "finding") + " went"] if gone else []
     parts += (
@@ -72,7 +74,17 @@ def verdict(comparison: Comparison) -> str:
     parts += [_count(len(comparison.moved), "measurement") + " moved"] if comparison.moved else []
     if comparison.same:
         return "Nothing has changed."
-    return ("Worse: " if comparison.worse else "Nothing worse: ") + ("; ".join(parts) or "see below") + "."
+    if comparison.setup:
+        what, old, new = comparison.setup[0]
+        more = f" and {_count(len(comparison.setup) - 1, 'other fact')}" if len(comparison.setup) > 1 else ""
+        parts.append(f"changed in the set-up: {what} {old} → {new}{more}")
+    # Whatever is told below has a word here.
+    rest = [status for status in comparison.statuses if not (status.worse or status.lost)]
+    parts += [f"{_count(len(rest), 'check')} gave another verdict, none worse"] if rest and not parts else []
+    counted = sum(map(len, (comparison.appeared, comparison.gone)))
+    parts += [_count(counted, "consequence") + " of what is known came or went"] if counted and not parts else []
+    parts += [f"{_count(len(comparison.suppressed), 'finding')} that is suppressed changed"] if not parts else []
+    return ("Worse: " if comparison.worse else "Nothing worse: ") + "; ".join(parts) + "."
 
 
 def _write_header(paper: Paper, comparison: Comparison, names: tuple[str, str]) -> None:
@@ -89,6 +101,13 @@ def _write_header(paper: Paper, comparison: Comparison, names: tuple[str, str]) 
         left_out = " What is measured over the trial is not compared." if short_of else ""
         paper.write(paper.words((f"Not run alike: {facts}.{left_out}", "yellow")))
     paper.write()
+
+
+def _write_setup(paper: Paper, comparison: Comparison) -> None:
+    if comparison.setup:
+        paper.heading("Changed in the set-up")
+        for what, old, new in comparison.setup:
+            paper.hang("-", paper.words((what, "bold"), f": {old} → {new}"), room=1)
 
 
 def _write_changes(
@@ -156,15 +175,21 @@ def _write_statuses(paper: Paper, statuses: Sequence[StatusChange]) -> None:
     paper.heading("Checks that changed")
     # A newer stabcheck has checks that the old report could not have: those that say nothing share a line.
     groups: dict[str, list[str]] = {}
+    alike: dict[tuple[object, object, str], list[str]] = {}
+    for status in statuses:
+        alike.setdefault((status.before, status.after, status.why), []).append(status.check)
     for status in statuses:
         if status.before is None and status.after in {"pass", "skip"}:
             groups.setdefault("only in the new report, nothing found", []).append(status.check)
         elif status.after is None:
             groups.setdefault("only in the old report", []).append(status.check)
         else:
+            ids = alike[status.before, status.after, status.why]
+            if ids[0] != status.check:
+                continue
             before = STATUS_WORDS[status.before] if status.before else "not there"
             after = str(status.after)
-            row = paper.words((status.check, "bold"), f": {before} → ", (STATUS_WORDS[after], STATUS_STYLES[after]))
+            row = paper.words((", ".join(ids), "bold"), f": {before} → ", (STATUS_WORDS[after], STATUS_STYLES[after]))
             row.append_text(paper.words((f" · {clip(status.why)}", "dim")))
             paper.hang("-", row, room=1)
     for what, ids in groups.items():

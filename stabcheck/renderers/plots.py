@@ -96,10 +96,11 @@ def plot(
 
     labels = {height - 1 - round(y_axis.place(tick) * (height - 1)): short(tick) for tick in y_axis.ticks}
     margin = indent + max(map(len, labels.values())) + 1
-    columns = max(min(paper.width - margin - 2, MAX_COLUMNS), 4)
+    room = 1 + len(",".join(str(index + 1) for index in range(len(series)))) if len(series) > 1 else 0
+    columns = max(min(paper.width - margin - 2 - room, MAX_COLUMNS), 4)
     layers = [_line(curve, x_axis, y_axis, columns, height) for curve in curves]
     layers += [_dashes(y_axis.place(_tame(level.y)), columns, height) for level in shown]
-    marks = _marks(curves, x_axis, y_axis, columns, height) if len(series) > 1 else {}
+    marks = _marks(curves, y_axis, height) if len(series) > 1 else {}
 
     lines = []
     for row in range(height):
@@ -108,10 +109,11 @@ def plot(
         line = paper.words((f"{tick:>{margin - 1}} {edge}", "dim"))
         for column in range(columns):
             stack = [layer[row][column] for layer in layers]
-            owner = marks.get((row, column), next((i for i, dots in enumerate(stack) if dots), None))
+            owner = next((i for i, dots in enumerate(stack) if dots), None)
             style = "" if owner is None else COLORS[owner % len(COLORS)] if owner < len(series) else "dim"
-            shape = str(owner + 1) if owner is not None and (row, column) in marks else _glyph(stack, paper.ascii)
-            line.append(shape, style or None)
+            line.append(_glyph(stack, paper.ascii), style or None)
+        for place, owner in enumerate(marks.get(row, ())):
+            line.append("," if place else " ").append(str(owner + 1), COLORS[owner % len(COLORS)])
         lines.append(line)
     lines += _below(paper, x_axis, margin, columns)
     if len(series) + len(levels) > 1:
@@ -197,17 +199,14 @@ def _cells(canvas: Any) -> list[list[int]]:
     return [[ord(character) - 0x2800 for character in row] for row in canvas.plot("\n").split("\n")]
 
 
-def _marks(
-    curves: Sequence[Sequence[tuple[float, float]]], x_axis: Axis, y_axis: Axis, columns: int, height: int
-) -> dict[tuple[int, int], int]:
-    """Cells in which a curve shows its number, so that curves can be told apart without colour."""
-    marks = {}
+def _marks(curves: Sequence[Sequence[tuple[float, float]]], y_axis: Axis, height: int) -> dict[int, list[int]]:
+    """Row -> the curves that end in it: their numbers stand to the right of it, so that curves can be told apart without
+    colour, and a number is not taken for a point."""
+    marks: dict[int, list[int]] = {}
     for index, curve in enumerate(curves):
-        for part in range(3):
-            if curve:
-                x, y = curve[int((part + (index + 0.5) / len(curves)) / 3 * len(curve))]
-                row = height - 1 - round(y_axis.place(y) * (4 * height - 1)) // 4
-                marks[row, round(x_axis.place(x) * (2 * columns - 1)) // 2] = index
+        if curve:
+            row = height - 1 - round(y_axis.place(curve[-1][1]) * (4 * height - 1)) // 4
+            marks.setdefault(row, []).append(index)
     return marks
 
 

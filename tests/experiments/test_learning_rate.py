@@ -188,3 +188,16 @@ def test_a_rate_is_too_high_where_no_lower_one_gets_far_in_a_few_dozen_steps(
     lr: float, expected: list[str], make_bench: Any
 ) -> None:
     assert codes(judged(make_bench, mostly_noise(lr))) == expected
+
+
+def test_a_rate_that_trains_although_its_updates_overshoot_is_not_called_too_high(make_bench: MakeBench) -> None:
+    """A pass never says that only less of the rate "would still lower the loss"."""
+
+    def normed() -> nn.Module:
+        return nn.Sequential(nn.Linear(16, 32, bias=False), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 4))
+
+    outcome = judged(make_bench, classifier(normed, optimizer=torch.optim.AdamW, lr=3.0))
+
+    assert outcome.findings == ()
+    assert outcome.measurements["margin"] > 1
+    assert "training makes way at it (loss " in outcome.summary

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 from stabcheck.check import Outcome, Skip
 from stabcheck.experiments.training_loop import CHECK
 from stabcheck.trial.bench import Bench
+from tests.experiments import loop_cases
 from tests.experiments.loop_cases import RIGHT, WRONG, loss_of, stepping, textbook
 from tests.setups import classifier, mlp
 
@@ -296,3 +298,13 @@ def test_without_a_train_step_the_order_is_said_to_be_unchecked(make_bench: Make
 def test_without_any_step_it_is_skipped(make_bench: MakeBench) -> None:
     with pytest.raises(Skip, match="optimizer"):
         CHECK.run(make_bench(lambda: {**classifier()(), "optimizer": None}))
+
+
+@pytest.mark.parametrize("name", ["no_zero_grad", "cleared_before_step", "stepped_before_backward"])
+def test_the_place_is_the_line_that_steps(name: str, make_bench: MakeBench) -> None:
+    (finding,) = CHECK.run(make_bench(stepping(getattr(loop_cases, name)))).findings
+
+    assert finding.source is not None
+    file, line = finding.source
+    assert file == loop_cases.__file__
+    assert "optimizer.step()" in Path(file).read_text().splitlines()[line - 1]

@@ -9,7 +9,7 @@ from rich.cells import cell_len
 
 from stabcheck.comparison import compare
 from stabcheck.renderers.diff import render, verdict
-from stabcheck.report import FindingResult, Report
+from stabcheck.report import CheckError, FindingResult, Report
 from tests.renderers.report_samples import CATALOG, broken, failing, hostile, passing, report_of, result
 
 NAMES = ("old.json", "new.json")
@@ -147,3 +147,33 @@ def test_no_line_is_too_wide_and_nothing_steers_the_terminal(width: int, ascii: 
 
 def test_colour() -> None:
     assert "\x1b[1;31mWorse" in page(passing(), failing(), color=True)
+
+
+def test_one_error_of_many_checks_is_one_paragraph() -> None:
+    ids = [f"check-{number}" for number in range(12)]
+    error = CheckError(blame="target", stage="train_step", message="ValueError: not enough values")
+
+    old, new = (report_of(*(result(id, "fine", error=one) for id in ids)) for one in (None, error))
+    shown = page(old, new, width=200)
+
+    assert shown.count("not enough values") == 1
+    assert "Worse: 12 checks newly cannot run." in shown
+    assert all(id in shown for id in ids)
+
+
+def test_the_verdict_always_says_what_there_is() -> None:
+    """Never "see below": each thing that a page tells has a word in its first sentence."""
+    skipped, passed = result("eval-mode", skip_reason="no validate"), result("eval-mode", "fine")
+    follows, known = dead(follows_from="SC0802"), dead(suppressed="known")
+    pairs = [
+        (report_of(skipped), report_of(passed)),
+        (report_of(result("dying-relu", "s")), report_of(result("dying-relu", "s", follows))),
+        (report_of(result("dying-relu", "s")), report_of(result("dying-relu", "s", known))),
+    ]
+    said = [verdict(compare(old, new)) for old, new in pairs]
+
+    assert [one.removeprefix("Nothing worse: ") for one in said] == [
+        "1 check gave another verdict, none worse.",
+        "1 consequence of what is known came or went.",
+        "1 finding that is suppressed changed.",
+    ]

@@ -43,6 +43,8 @@ class Use:
     twice: tuple[str, ...]
     """Parameters whose gradient had been used in this very call, with no backward pass in between."""
     in_closure: bool
+    line: tuple[str, int] | None = None
+    """The user's line that called `step()`."""
 
 
 @dataclass(frozen=True)

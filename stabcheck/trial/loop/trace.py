@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,7 +25,7 @@ from stabcheck.trial.loop.graphs import GraphLog, elements
 from stabcheck.trial.loop_spy import replaced
 from stabcheck.trial.modes import held_by
 from stabcheck.trial.norms import norm, numbers
-from stabcheck.userland import passed_on
+from stabcheck.userland import passed_on, users_line
 
 
 class LoopTrace:
@@ -191,6 +192,7 @@ class LoopTrace:
                 scheduled_before=self._epoch is not None and self.scheduler.last_epoch != self._epoch,
                 leftovers=tuple(a.share for a in live if a.share is not None),
                 twice=tuple(a.name for a in live if not in_closure and self._is_second(a, seen)),
+                line=users_line(sys._getframe()),
                 in_closure=in_closure,
             )
         )
