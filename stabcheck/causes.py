@@ -72,7 +72,11 @@ EXPLAINS: tuple[Explains, ...] = (
         (*TRAINING, "SC0102", "SC10", "SC14", "SC19"),
         "what such a loss is least at is not what was meant",
     ),
-    Explains(("SC1601", "SC1602", "SC1607"), (*TRAINING, "SC10", "SC14"), "such a loss has another minimum, or none"),
+    Explains(
+        ("SC1601", "SC1602", "SC1607", "SC1616"),
+        (*TRAINING, "SC10", "SC14"),
+        "such a loss has another minimum, or none",
+    ),
     Explains(("SC1102",), ("SC18", *TRAINING), "weights that are shared out over samples or heads mix them"),
     Explains(("SC1803",), ("SC1612",), "a model that sees the next token copies it"),
     Explains(("SC1806",), ("SC1903",), "a mask that is not used lets the padding of others show"),

@@ -118,7 +118,17 @@ SWAPPED = Rule(
     message="{loss}() gets the targets as its input and the model's outputs as its target",
     fix="call it as loss(outputs, targets)",
 )
+BOTTOMLESS = Rule(
+    "SC1616",
+    "loss-without-lowest-value",
+    "fail",
+    message="the loss has no lowest value: with {location} 10 and 100 times as large it falls from {before:.3g} to "
+    "{ten_times:.3g} and {hundred_times:.3g}, and training goes that way (loss {first:.3g} to {last:.3g} in {steps} steps)",
+    fix="look for a wrong sign: a penalty or a log-likelihood that is subtracted where it should be added; or bound what is "
+    "maximised, by a margin, logsigmoid or normalised vectors",
+)
 RULES = (
     TWICE, UNNORMALISED, CROSSED, RANGE, UNFIT, AXIS, FLIPPED, SUMMED, BLIND, IGNORED, PADDED, UNSHIFTED, AHEAD, SHORT, SWAPPED,
+    BOTTOMLESS,
 )  # fmt: skip
 BY_NAME = {rule.name: rule for rule in RULES}

@@ -4,7 +4,8 @@
 The loss functions that are really called, under whatever name and from wherever (loss_fn, compute_loss, the model, your own
 train_step), on four batches: what their inputs are made of, shapes, ranges, options, and whether the result reaches the loss
 that is trained on. Then your loss is asked: what it says of perfect and of inverted predictions, of other targets, and of every
-sample twice; and for language models which token each row of logits can see, and which it has to predict.
+sample twice; and for language models which token each row of logits can see, and which it has to predict. Where training takes
+the loss below zero: whether it has a lowest value at all, or falls without end as a weight grows.
 Found are facts about tensors, not patterns of code.
 
 ## Why it matters
@@ -21,10 +22,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from stabcheck.check import Finding, NotChecked, Outcome, Skip, Source, experiment
-from stabcheck.experiments._loss_contract_rules import BY_NAME, RULES, SUMMED
+from stabcheck.experiments._loss_contract_rules import BOTTOMLESS, BY_NAME, RULES, SUMMED
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
@@ -59,7 +61,9 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
         faults = [*_of_answers(session, seen, bench.seed)]
     findings = list(_findings(faults, bench.source(setup.compute_loss or setup.loss_fn or setup.train_step)))
     if not findings:
-        findings += _summed(bench, session, seen)
+        findings += [*_summed(bench, session, seen), *_bottomless(bench)]
+    if bench.recording is None:
+        not_checked.append(NotChecked("whether the loss has a lowest value", "no trial was recorded"))
     calls = [call for p in seen for call in p.calls]
     if not calls:
         why = "none of PyTorch's loss functions is called on the way to it"
@@ -183,6 +187,20 @@ def _summed(bench: Bench, session: Session, seen: list[Pass]) -> list[Finding]:
     facts: dict[str, Any] = {"before": step.before, "after": step.after, "divided": step.divided}
     source = bench.source(setup.compute_loss or setup.loss_fn)
     return [SUMMED.at(None, source=source, count=count, unit=unit, rate=rate, **facts)]
+
+
+def _bottomless(bench: Bench) -> Iterator[Finding]:
+    """A loss that training makes fall below zero, and that a weight which grows makes fall without end."""
+    from stabcheck.trial.loss_contract.bottom import abyss, goes_down
+
+    if bench.recording is None or not goes_down(bench.recording):
+        return
+    found = abyss(bench)
+    if found is not None:
+        facts = {k: v for k, v in asdict(found).items() if k != "parameter"}
+        setup = bench.shared().setup
+        source = bench.source(setup.compute_loss or setup.loss_fn or setup.train_step)
+        yield BOTTOMLESS.at(found.parameter, source=source, **facts)
 
 
 def _findings(faults: list[Fault], default: Source | None) -> Iterator[Finding]:

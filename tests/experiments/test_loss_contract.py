@@ -13,7 +13,8 @@ from stabcheck.check import Outcome
 from stabcheck.experiments.loss_contract import CHECK
 from stabcheck.userland import UserCodeError
 from tests.experiments import loss_cases as cases
-from tests.setups import classifier
+from tests.recorded import recorded
+from tests.setups import classifier, mlp
 
 MakeBench = Callable[..., Any]
 
@@ -141,3 +142,105 @@ def test_a_loss_by_hand_is_said_not_to_be_seen_through(make_bench: MakeBench) ->
 
 def by_hand(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return (outputs - targets).square().mean()
+
+
+class Pairs(nn.Module):
+    """How much better the first half of the features suits than the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taste, self.left, self.right = nn.Linear(16, 4), nn.Linear(8, 4), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.taste(x) * (self.left(x[:, :8]) - self.right(x[:, 8:]))).sum(1)
+
+
+class Coded(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(16, 8), nn.Linear(4, 16)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        mean, log_variance = self.encoder(x).chunk(2, 1)
+        return self.decoder(mean + torch.randn_like(mean) * (log_variance / 2).exp()), mean, log_variance
+
+
+def evidence_bound(sign: float) -> Callable[[nn.Module, Any], torch.Tensor]:
+    def loss(model: nn.Module, batch: Any) -> torch.Tensor:
+        output, mean, log_variance = model(batch[0])
+        divergence = (mean**2 + log_variance.exp() - 1 - log_variance).sum(1).mean() / 2
+        return F.mse_loss(output, batch[0]) + sign * divergence
+
+    return loss
+
+
+def density(model: nn.Module, batch: Any) -> torch.Tensor:
+    """Below zero by an offset, and falling like a logarithm at most."""
+    mean, log_width = model(batch[0])[:, :2].unbind(1)
+    residual = batch[0][:, 0] / 10 - mean
+    return (log_width + (residual / log_width.exp()) ** 2 / 2).mean() - 5
+
+
+def gap(model: nn.Module, batch: Any) -> torch.Tensor:
+    """What a critic maximises whose weights are kept small."""
+    return (model(torch.randn_like(batch[0]))[:, 0].mean() - model(batch[0])[:, 0].mean()) - 1
+
+
+def clipping(setup: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+    def clipped() -> dict[str, Any]:
+        keys = setup()
+        model, optimizer, loss_of = keys["model"], keys["optimizer"], keys["compute_loss"]
+
+        def train_step(batch: Any) -> torch.Tensor:
+            optimizer.zero_grad()
+            loss: torch.Tensor = loss_of(model, batch)
+            loss.backward()
+            optimizer.step()
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.clamp_(-0.3, 0.3)
+            return loss.detach()
+
+        return {**keys, "train_step": train_step}
+
+    return clipped
+
+
+def unsupervised(model: Callable[[], nn.Module], loss: Any) -> Callable[[], dict[str, Any]]:
+    def setup() -> dict[str, Any]:
+        keys = classifier(model, lr=1e-2)()
+        del keys["loss_fn"]
+        return {**keys, "compute_loss": loss}
+
+    return setup
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(
+    "setup",
+    [
+        unsupervised(Pairs, lambda model, batch: -model(batch[0]).mean()),
+        unsupervised(Coded, evidence_bound(-1.0)),
+        unsupervised(mlp, lambda m, b: F.cross_entropy(m(b[0]), b[1]) - sum((p**2).sum() for p in m.parameters())),
+    ],
+    ids=["difference of scores", "divergence subtracted", "penalty subtracted"],
+)
+def test_a_loss_without_a_lowest_value_is_found(setup: Any, seed: int, make_bench: Any) -> None:
+    (finding,) = CHECK.run(recorded(make_bench, setup, seed=seed)).findings
+
+    assert (finding.code, finding.severity) == ("SC1616", "fail")
+    assert finding.evidence["hundred_times"] < 7 * finding.evidence["ten_times"] < 0
+
+
+@pytest.mark.parametrize(
+    "setup",
+    [
+        unsupervised(mlp, density),
+        unsupervised(Coded, evidence_bound(1.0)),
+        clipping(unsupervised(mlp, gap)),
+        unsupervised(Pairs, lambda model, batch: -F.logsigmoid(model(batch[0])).mean().neg().exp()),
+    ],
+    ids=["density", "divergence", "clipped critic", "bounded"],
+)
+def test_losses_below_zero_that_have_a_lowest_value_are_left_alone(setup: Any, make_bench: Any) -> None:
+    assert CHECK.run(recorded(make_bench, setup)).findings == ()
