@@ -62,7 +62,7 @@ def called(module: str | None, kinds: Mapping[str, str] | None = None) -> str:
 
 def is_label_name(name: str) -> bool:
     """Whether an input of a model is called as targets are: a model that returns its loss is given them too."""
-    return any(word in name.lower() for word in ("label", "target"))
+    return any(word in name.lower() for word in ("label", "target")) or name.lower().rpartition(".")[2] == "y"
 
 
 def batch_part(path: str) -> str:

@@ -120,7 +120,7 @@ def _judged(bench: Bench, found: Subject) -> Outcome:
     ignored: list[str] = []
     if axes and not findings:
         findings, ignored = _effects(bench, found, axes, not_checked)
-    elif not axes:
+    if not any(not is_label_name(name) for name in axes):
         why = "none that the model is given differs between the samples of the batch, along an axis that counts them"
         not_checked.append(NotChecked("whether inputs have an effect", why))
     reactions: dict[str, float] = {}
@@ -132,13 +132,13 @@ def _judged(bench: Bench, found: Subject) -> Outcome:
     if axes and not not_checked and all(finding.severity == "warn" for finding in findings):
         findings = list(of_columns(bench, found, axes, ignored)) or findings
     measured = {"inputs": sorted(axes), "without_effect": ignored, "reactions": reactions}
-    if not axes and not findings and not reactions:
+    if not_checked and not findings and not reactions:
         raise Skip(not_checked[0].why)
     read = " and ".join(name for name in axes if name not in ignored)
     told = (
-        f"what the model returns depends on {read or 'none of its inputs'}"
+        f"what the model returns depends on {read}"
         if read and not not_checked
-        else "not judged"
+        else "padding does not reach the results"
     )
     return Outcome(findings[0].message if findings else told, tuple(findings), measured, tuple(not_checked))
 
@@ -153,6 +153,11 @@ def _effects(
     if not everything or not without_effect(found, {name: axes[name] for name in everything}, _predictions(found)):
         alone = [name for name in axes if without_effect(found, {name: axes[name]}, lambda outputs: outputs)]
         return [], alone
+    elsewhere = [name for name, t in found.inputs().items() if name not in axes and t.dim() and not is_label_name(name)]
+    if elsewhere and _tells_samples_apart(found):
+        why = f"no axis of {', '.join(elsewhere)} counts the samples, and what the model returns differs between them"
+        not_checked.append(NotChecked("whether inputs have an effect", why))
+        return [], []
     place = end(found, {name: axes[name] for name in everything})
     if place is None or not place.is_wiring or (place.may_be_rounding and is_wired(found)):
         where = f" in {place.op.words}" if place and place.op else ""
@@ -170,6 +175,12 @@ def _effects(
             remedy=_remedy(op.name.strip("_") if op else ""),
         )
     ], everything
+
+
+def _tells_samples_apart(found: Subject) -> bool:
+    """Whether predictions differ between samples, wherever they have that from."""
+    rows = [t for t in _predictions(found)(found.base).values() if t.dim() and len(t) == found.samples]
+    return any(bool((t != t[:1]).any()) for t in rows)
 
 
 def _remedy(name: str) -> str:
