@@ -84,8 +84,7 @@ def judge(bn: BatchNormReport) -> Iterator[Finding]:
             yield _momentum(bn, layer, how, bn.at_end, levels, mild=bn.at_end - bn.averaged <= RUINED * learnt)
     elif bn.at_end is not None and any(momentum == 0 for momentum in bn.momentum.values()):
         # Statistics that came with the weights may be kept so; those of a new layer were never any data's.
-        layer = next((name for name, momentum in bn.momentum.items() if momentum == 0 and bn.left[name] == 1), None)
-        if layer is not None:
+        for layer in [name for name, momentum in bn.momentum.items() if momentum == 0 and bn.left[name] == 1][:1]:
             how = "the running statistics never move from their initial 0 and 1, whatever the data"
             yield _momentum(bn, layer, how, bn.at_end, levels, mild=True)
 
