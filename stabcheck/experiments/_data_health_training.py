@@ -77,7 +77,7 @@ INVERTED = Rule(
     "SC1720",
     "rare-classes-weighted-down",
     "warn",
-    message="{where} weighs a sample of class {rare}, which {rare_share:.1%} of the samples are of, {ratio:.3g} times less than one "
+    message="{where} weighs a sample of class {rare} ({rare_share:.1%} of the samples) {ratio:.3g} times less than one "
     "of class {frequent} ({share:.1%}): what is rare becomes rarer",
     fix="weights are the inverse of the counts: 1 / count for each class, and for a sampler that of each sample's class",
 )

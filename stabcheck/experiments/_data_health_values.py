@@ -68,7 +68,16 @@ LABEL_INSIDE = Rule(
     "scale)",
     fix="drop the target's column from the inputs",
 )
-RULES = (NON_FINITE, BEYOND, LAST, ALIKE, ONE_TARGET, CODES, LABEL_INSIDE)
+PADDING = Rule(
+    "SC1721",
+    "mostly-padding",
+    "warn",
+    message="{share:.0%} of {where} is padding that no sample needs: of {width} positions only {longest} ever hold anything but "
+    "{value}, in {samples:,} samples",
+    fix="pad to the longest sequence of each batch in collate_fn (padding='longest'), or lower max_length to what the data "
+    "needs; check that the sequences are not cut or emptied before",
+)
+RULES = (NON_FINITE, BEYOND, LAST, ALIKE, ONE_TARGET, CODES, LABEL_INSIDE, PADDING)
 
 
 def unusable(data: Data) -> Iterator[Finding]:
@@ -114,8 +123,8 @@ def unusable(data: Data) -> Iterator[Finding]:
 
 
 def empty(data: Data) -> Iterator[Finding]:
-    """SC1706, SC1707, SC1715, SC1713: nothing to learn from, or the wrong thing."""
-    from stabcheck.trial.data import contents, missing_values
+    """SC1706, SC1707, SC1721, SC1715, SC1713: nothing to learn from, or the wrong thing."""
+    from stabcheck.trial.data import contents, missing_values, unused_positions
 
     session, train, seed = data.session, data.train, data.bench.seed
     source = data.source(train.key)
@@ -128,6 +137,18 @@ def empty(data: Data) -> Iterator[Finding]:
     if one is not None:
         yield ONE_TARGET.at(
             None, source=source, count=one.count, value=one.value, where=named(one.path), ignored=one.ignored
+        )
+    unused = unused_positions.unused_positions(session, train) if alike is None else None
+    if unused is not None:
+        yield PADDING.at(
+            None,
+            source=source,
+            where=named(unused.path),
+            share=unused.share,
+            width=unused.width,
+            longest=unused.longest,
+            value=unused.value,
+            samples=unused.samples,
         )
     copied = contents.label_among_inputs(session, train)
     if copied is not None:

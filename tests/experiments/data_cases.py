@@ -160,6 +160,19 @@ def every_word_unknown(seed: int) -> dict[str, Any]:
     return run((unknown, kinds), None, Words())
 
 
+def padded_to(width: int, *, left: bool = False) -> Callable[[int], dict[str, Any]]:
+    """Sentences of 9 to 20 words, padded to one width, which the longest need not reach."""
+
+    def entry(seed: int) -> dict[str, Any]:
+        ids, kinds = sentences(seed)
+        longer = torch.cat([ids, ids.flip(1), ids[:, :2]], 1)
+        longer[torch.arange(20)[None] >= 9 + torch.arange(len(ids))[:, None] % 12] = 0
+        ids = F.pad(longer, (0, width - 20))
+        return run((ids.flip(1) if left else ids, kinds), None, Words())
+
+    return entry
+
+
 def blank_images(seed: int) -> dict[str, Any]:
     _, y, *_ = data(seed=seed)
     return run((torch.zeros(len(y), 1, 4, 4), y), None, nn.Sequential(nn.Flatten(), mlp()))
@@ -614,6 +627,8 @@ FAULTY: dict[str, tuple[str, str, Callable[[int], dict[str, Any]]]] = {
 for plain_loss in (own_mean, smoothed):
     FAULTY[f"one class under {plain_loss.__name__}"] = ("SC1717", "warn", rare_under(plain_loss))
 FAULTY |= {
+    "padded to ten times the need": ("SC1721", "warn", padded_to(200)),
+    "padded to ten times the need on the left": ("SC1721", "warn", padded_to(200, left=True)),
     "drawn by count": ("SC1720", "warn", drawn_by_count),
     "weighed by share": ("SC1720", "warn", weighed([0.92, 0.08])),
     "rare positives weighed down": ("SC1720", "warn", weighed_positives(1 / 11)),
@@ -638,6 +653,8 @@ for activation in (nn.Tanh(), nn.Sigmoid(), nn.LogSigmoid()):
 for countering in (weighed_by_class, focal, hardest):
     HEALTHY[f"one class under {countering.__name__}"] = rare_under(countering)
 HEALTHY |= {
+    "padded to the longest": padded_to(20),
+    "padded to half as much again": padded_to(30),
     "drawn by inverse count": drawn_by_inverse_count,
     "drawn by worth": drawn_by_worth,
     "weighed by inverse share": weighed([0.08, 0.92]),
