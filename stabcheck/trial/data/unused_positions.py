@@ -40,7 +40,9 @@ class Unused:
 def unused_positions(session: Session, scan: Scan) -> Unused | None:
     """The input most of which is padding in every batch that was kept; None if there is none."""
     samples = sum(map(batches.size, scan.batches))
-    if samples < FEWEST_SAMPLES or not any(isinstance(m, nn.Embedding) for m in session.model.modules()):
+    if samples < FEWEST_SAMPLES or not any(
+        isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for m in session.model.modules()
+    ):
         return None
     for path in input_paths(session.setup, scan.batches[0]):
         column = scan.column(path)
