@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from stabcheck.check import Finding, Rule, Skip
@@ -73,7 +74,15 @@ IMBALANCE = Rule(
     "constant guess does not win, such as average precision",
     why="A model that always says the largest class scores well, and is useless for the others.",
 )
-RULES = (BLOCKS, UNPAIRED, INPUTS, TARGETS, REPEATED, IMBALANCE)
+INVERTED = Rule(
+    "SC1720",
+    "rare-classes-weighted-down",
+    "warn",
+    message="{where} weighs a sample of class {rare} ({rare_share:.1%} of the samples) {ratio:.3g} times less than one "
+    "of class {frequent} ({share:.1%}): what is rare becomes rarer",
+    fix="weights are the inverse of the counts: 1 / count for each class, and for a sampler that of each sample's class",
+)
+RULES = (BLOCKS, UNPAIRED, INPUTS, TARGETS, REPEATED, IMBALANCE, INVERTED)
 
 
 def ordered(data: Data) -> Iterator[Finding]:
@@ -220,12 +229,17 @@ def _range(means: list[float], spreads: list[float]) -> str:
 
 
 def imbalanced(data: Data) -> Iterator[Finding]:
-    """SC1717: only where nothing at all counters it."""
+    """SC1717: only where nothing at all counters it. SC1720: where what is to counter it makes it worse."""
     from stabcheck.trial.data import contents
+    from stabcheck.trial.data.class_weights import inverted
     from stabcheck.trial.data.rebalancing import is_plain
 
     found = contents.counts(data.train)
     if not found:
+        return
+    wrong = inverted(data.session, data.train, found, data.bench.seed)
+    if wrong is not None:
+        yield INVERTED.at(None, source=data.source("train_loader"), **asdict(wrong))
         return
     data.measurements["classes"] = dict(sorted(found.items(), key=lambda item: -item[1])[:20])
     samples, largest = sum(found.values()), max(found, key=lambda k: found[k])

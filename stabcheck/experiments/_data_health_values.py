@@ -82,7 +82,17 @@ COPIES = Rule(
     fix="remove duplicates before the text is cut into sequences, and count epochs on what is left",
     why="The model learns the copies by heart long before the planned end.",
 )
-RULES = (NON_FINITE, BEYOND, LAST, ONE_TARGET, CODES, LABEL_INSIDE, FIXED, COPIES)
+PADDING = Rule(
+    "SC1723",
+    "mostly-padding",
+    "warn",
+    message="{share:.0%} of {where} is padding that no sample needs: of {width} positions only {longest} ever hold anything but "
+    "{value}, in {samples:,} samples",
+    fix="pad to the longest sequence of each batch in collate_fn (padding='longest'), or lower max_length to what the data "
+    "needs; check that the sequences are not cut or emptied before",
+    why="Each step pays for positions that hold nothing.",
+)
+RULES = (NON_FINITE, BEYOND, LAST, ONE_TARGET, CODES, LABEL_INSIDE, FIXED, COPIES, PADDING)
 
 
 def unusable(data: Data) -> Iterator[Finding]:
@@ -128,8 +138,8 @@ def unusable(data: Data) -> Iterator[Finding]:
 
 
 def empty(data: Data) -> Iterator[Finding]:
-    """SC1707, SC1715, SC1713: nothing to learn from, or the wrong thing."""
-    from stabcheck.trial.data import contents, missing_values
+    """SC1707, SC1723, SC1715, SC1713: nothing to learn from, or the wrong thing."""
+    from stabcheck.trial.data import contents, missing_values, unused_positions
 
     session, train, seed = data.session, data.train, data.bench.seed
     source = data.source(train.key)
@@ -137,6 +147,18 @@ def empty(data: Data) -> Iterator[Finding]:
     if one is not None:
         yield ONE_TARGET.at(
             None, source=source, count=one.count, value=one.value, where=batch_part(one.path), ignored=one.ignored
+        )
+    unused = unused_positions.unused_positions(session, train)
+    if unused is not None:
+        yield PADDING.at(
+            None,
+            source=source,
+            where=batch_part(unused.path),
+            share=unused.share,
+            width=unused.width,
+            longest=unused.longest,
+            value=unused.value,
+            samples=unused.samples,
         )
     copied = contents.label_among_inputs(session, train)
     if copied is not None:

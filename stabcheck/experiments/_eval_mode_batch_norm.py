@@ -86,6 +86,11 @@ def judge(bn: BatchNormReport, kinds: Mapping[str, str]) -> Iterator[Finding]:
         )
         if (bn.momentum[layer] or 0.0) < USUAL_MOMENTUM:
             yield _momentum(bn, layer, how, bn.at_end, levels, kinds, mild=bn.at_end - bn.averaged <= RUINED * learnt)
+    elif bn.at_end is not None and any(momentum == 0 for momentum in bn.momentum.values()):
+        # Statistics that came with the weights may be kept so; those of a new layer were never any data's.
+        for layer in [name for name, momentum in bn.momentum.items() if momentum == 0 and bn.left[name] == 1][:1]:
+            how = "the running statistics never move from their initial 0 and 1, whatever the data"
+            yield _momentum(bn, layer, how, bn.at_end, levels, kinds, mild=True)
 
 
 def _disagreement(

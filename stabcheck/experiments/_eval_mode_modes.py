@@ -75,7 +75,7 @@ def _modes(bench: Bench, seen: Rehearsal, where: str, own: Source | None) -> Ite
         return
     monte_carlo = seen.run.passes_per_input >= MONTE_CARLO_PASSES and all(v.effect == "dropout" for v in rest)
     deliberate = all(seen.deliberate(v) for v in rest) and all(v.effect == "dropout" for v in rest)
-    if monte_carlo and deliberate:
+    if deliberate and (monte_carlo or seen.run.repeats >= MONTE_CARLO_PASSES):
         return
     first = rest[0]
     cause, source = seen.why_training(first)

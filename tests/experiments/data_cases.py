@@ -153,6 +153,19 @@ def three_samples_left_for_batch_norm(seed: int) -> dict[str, Any]:
     return {**made, "train_loader": loader((x[:323], y[:323]), shuffle=True)}
 
 
+def padded_to(width: int, *, left: bool = False) -> Callable[[int], dict[str, Any]]:
+    """Sentences of 9 to 20 words, padded to one width, which the longest need not reach."""
+
+    def entry(seed: int) -> dict[str, Any]:
+        ids, kinds = sentences(seed)
+        longer = torch.cat([ids, ids.flip(1), ids[:, :2]], 1)
+        longer[torch.arange(20)[None] >= 9 + torch.arange(len(ids))[:, None] % 12] = 0
+        ids = F.pad(longer, (0, width - 20))
+        return run((ids.flip(1) if left else ids, kinds), None, Words())
+
+    return entry
+
+
 def parity(seed: int) -> dict[str, Any]:
     bits = torch.randint(0, 2, (400, 9), generator=torch.Generator().manual_seed(seed))
     return run((bits, bits.sum(1) % 2), None, Words())
@@ -430,6 +443,46 @@ def nearly_one_class_but_drawn_evenly(seed: int) -> dict[str, Any]:
     return {**made, "train_loader": loader(tensors, sampler=WeightedRandomSampler(weights, 4000))}
 
 
+def few_of_one_kind(seed: int) -> Tensors:
+    x, _ = blobs(1000, seed=seed)
+    rare = (torch.arange(1000) % 12 == 0).long()
+    return x + 2 * rare[:, None], rare
+
+
+def drawn_by_count(seed: int, inverse: bool = False) -> dict[str, Any]:
+    x, y = few_of_one_kind(seed)
+    counts = torch.bincount(y).float()
+    weights = (1 / counts if inverse else counts)[y]
+    return run(loader((x, y), sampler=WeightedRandomSampler(weights, 1000)), None)
+
+
+def drawn_by_inverse_count(seed: int) -> dict[str, Any]:
+    return drawn_by_count(seed, inverse=True)
+
+
+def drawn_by_worth(seed: int) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(seed)
+    worth = torch.where(torch.rand(1000, generator=generator) > 0.5, 3.0, 1.0)
+    return run(loader(few_of_one_kind(seed), sampler=WeightedRandomSampler(worth, 1000)), None)
+
+
+def weighed(weight: list[float]) -> Callable[[int], dict[str, Any]]:
+    """Two classes, the second one rare, under a loss with these weights."""
+    loss = nn.CrossEntropyLoss(torch.tensor(weight))
+    return lambda seed: run(few_of_one_kind(seed), None, nn.Linear(16, 2), loss_fn=loss)
+
+
+def weighed_positives(weight: float) -> Callable[[int], dict[str, Any]]:
+    """The same as one output."""
+    loss = nn.BCEWithLogitsLoss(pos_weight=torch.tensor(weight))
+
+    def entry(seed: int) -> dict[str, Any]:
+        x, y = few_of_one_kind(seed)
+        return run((x, y.float()[:, None]), None, nn.Linear(16, 1), loss_fn=loss)
+
+    return entry
+
+
 # --- both sides
 
 
@@ -633,6 +686,13 @@ FAULTY: dict[str, tuple[str, str, Callable[[int], dict[str, Any]]]] = {
 }  # fmt: skip
 for plain_loss in (own_mean, smoothed):
     FAULTY[f"one class under {plain_loss.__name__}"] = ("SC1717", "warn", rare_under(plain_loss))
+FAULTY |= {
+    "padded to ten times the need": ("SC1723", "warn", padded_to(200)),
+    "padded to ten times the need on the left": ("SC1723", "warn", padded_to(200, left=True)),
+    "drawn by count": ("SC1720", "warn", drawn_by_count),
+    "weighed by share": ("SC1720", "warn", weighed([0.92, 0.08])),
+    "rare positives weighed down": ("SC1720", "warn", weighed_positives(1 / 11)),
+}
 FAULTY["reseeded"] = ("SC1714", "fail", drawn("reseeded"))
 FAULTY["cloned"] = ("SC1714", "fail", drawn("own", num_workers=2))
 
@@ -654,5 +714,14 @@ for activation in (nn.Tanh(), nn.Sigmoid(), nn.LogSigmoid()):
     HEALTHY[f"targets out of reach of {activation}"] = targets_out_of_reach_of(activation)
 for countering in (weighed_by_class, focal, hardest):
     HEALTHY[f"one class under {countering.__name__}"] = rare_under(countering)
+HEALTHY |= {
+    "padded to the longest": padded_to(20),
+    "padded to half as much again": padded_to(30),
+    "drawn by inverse count": drawn_by_inverse_count,
+    "drawn by worth": drawn_by_worth,
+    "weighed by inverse share": weighed([0.08, 0.92]),
+    "weighed a little": weighed([1.0, 0.7]),
+    "rare positives weighed up": weighed_positives(11.0),
+}
 HEALTHY["one class under weights"] = rare_under(nn.CrossEntropyLoss(torch.tensor([1.0, 100.0])))
 HEALTHY["drawn in workers"] = drawn("global", num_workers=2)

@@ -56,6 +56,7 @@ HEALTHY: dict[str, Callable[[], Any]] = {
     "sampling in a fork": lambda: setup(cases.Sampler, cases.seeded(forked=True, reseeds=False)),
     "sampling": lambda: setup(cases.Sampler, careful),
     "Monte Carlo": lambda: setup(drop, cases.monte_carlo(5)),
+    "Monte Carlo in passes over the data": lambda: setup(drop, cases.in_passes(4)),
     "Monte Carlo by name": lambda: setup(lambda: cases.MCDropout(0.3), careful),
     "train() keeps a norm frozen": lambda: setup(cases.KeepsFrozen, careful),
     "frozen norm": lambda: cases.frozen_norm(woken=False),
@@ -205,6 +206,12 @@ def test_training_in_eval_mode_all_along(make_bench: MakeBench) -> None:
         return parts
 
     assert found(judge(make_bench, as_loaded)) == {("SC0608", "warn")}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_statistics_that_never_move_are_told_whatever_they_cost(make_bench: MakeBench, seed: int) -> None:
+    outcome = judge(make_bench, lambda: setup(lambda: nn.BatchNorm1d(32, momentum=0.0), careful), seed)
+    assert {code for code, _ in found(outcome)} == {"SC0614"}
 
 
 def sleeping(which: Callable[[nn.Module], nn.Module], *, wakes: bool) -> dict[str, Any]:

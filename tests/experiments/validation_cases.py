@@ -113,6 +113,24 @@ def leaves_eval(parts: Setup) -> Callable[[], Any]:
     return validate
 
 
+def in_passes(passes: int) -> Validate:
+    """Dropout stays on, and the loss is averaged over whole passes."""
+
+    def make(parts: Setup) -> Callable[[], Any]:
+        model = parts["model"]
+
+        @torch.no_grad()
+        def validate() -> float:
+            model.eval()
+            for module in model.modules():
+                module.train(isinstance(module, nn.Dropout))
+            return sum(mean_loss(model, parts["val_loader"]) for _ in range(passes)) / passes
+
+        return validate
+
+    return make
+
+
 def monte_carlo(passes: int) -> Validate:
     def make(parts: Setup) -> Callable[[], Any]:
         model = parts["model"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import groupby, islice
@@ -51,6 +52,8 @@ class Run:
     wants_input_grad: bool = False
     passes_per_input: float = 1.0
     """Median number of forwards of the same input by the same model one after the other."""
+    repeats: float = 1.0
+    """The same of all forwards, so that several passes over the data count."""
     samples: int = 0
     activities: tuple[Activity, ...] = ()
     mode_calls: tuple[ModeCall, ...] = ()
@@ -99,7 +102,8 @@ def run(session: Session, *, seconds: float = math.inf, force_eval: bool = False
     leaves_grad_off = grad and not stopped and not torch.is_grad_enabled()
     torch.set_grad_enabled(grad)
     trained = held_by(*watch.stepped)
-    passes = [len(list(same)) for _, same in groupby((id(c.root), c.inputs) for c in watch.calls if c.inputs)]
+    asked = [(id(c.root), c.inputs) for c in watch.calls if c.inputs]
+    passes = [len(list(same)) for _, same in groupby(asked)]
     return Run(
         numbers=dict(_numbers(result)),
         returned="nothing" if result is None else type(result).__name__,
@@ -113,6 +117,7 @@ def run(session: Session, *, seconds: float = math.inf, force_eval: bool = False
         graphs_alive=watch.graphs_alive,
         wants_input_grad=any(c.wants_input_grad for c in watch.calls),
         passes_per_input=median(passes) if passes else 1.0,
+        repeats=median(Counter(asked).values()) if asked else 1.0,
         samples=sum(c.samples for c in watch.calls),
         activities=tuple(watch.activities.values()),
         mode_calls=tuple(watch.mode_calls),
