@@ -98,7 +98,6 @@ LONGEST = 110
 """Characters of a headline above which asides are left out of it."""
 
 _RAISED = re.compile(r"\w*(Error|Exception|Exit|Interrupt)\b")
-_NEXT_CLAUSE = re.compile(r", (and|so|but|which|while|although|though|where|who) ")
 
 
 def headline(text: str) -> str:
@@ -112,8 +111,10 @@ def headline(text: str) -> str:
     clause = text[: ends[0]] if ends else text
     if len(clause) > LONGEST:
         clause = re.sub(r" \([^()]*\)", "", clause)
-    if len(clause) > LONGEST and (found := _NEXT_CLAUSE.search(clause, LONGEST // 3)):
-        clause = clause[: found.start()]
+    if len(clause) > LONGEST:
+        said = _outside(clause)
+        within, beyond = said.rfind(", ", LONGEST // 3, LONGEST), said.find(", ", LONGEST - 1)
+        clause = clause[:within] if within > 0 else clause[:beyond] if beyond > 0 else clause
     return clause.rstrip(" .")
 
 

@@ -115,8 +115,8 @@ def test_a_rule_says_itself_why_it_matters_where_its_check_would_mislead() -> No
         ("the loss (a: 1; b: 2) is flat; more", "the loss (a: 1; b: 2) is flat"),
         ("a short one.", "a short one"),
         (
-            f"the output of {'encoder.' * 8}mlp is the same for every input (only 1e-9 of it varies), and nothing was learnt in 40",
-            f"the output of {'encoder.' * 8}mlp is the same for every input",
+            f"the output of {'encoder.' * 9}mlp is the same for every input (only 1e-9 of it varies), and nothing was learnt in 40",
+            f"the output of {'encoder.' * 9}mlp is the same for every input",
         ),
     ],
 )
