@@ -148,7 +148,7 @@ EXPLAINS: tuple[Explains, ...] = (
         "the rate is not what was meant",
     ),
     Explains(
-        ("SC0901", "SC0701", "SC0702"),
+        ("SC0901", "SC0701", "SC0702", "SC0706"),
         (*NO_FIT, *RATE, "SC0703", "SC0705", "SC0903", "SC11", "SC13"),
         "layers without signal or gradient cannot fit anything",
     ),

@@ -106,7 +106,10 @@ class Recurrence:
     module: str
     kind: str
     at_end: tuple[float, ...]
-    """ln of the norm of d(these states)/d(input at t), t = 0 .. T-1, with the weights after the trial."""
+    """ln of the norm of d(these states)/d(input at t), t = 0 .. T-1, with the weights after the trial; for a layer that is called
+    in a loop, of dLoss/d(its output at call t) in the last recorded step."""
+    by_hand: bool = False
+    """A layer that one forward calls again and again, and no module that runs over time by itself."""
 
 
 @dataclass(frozen=True)

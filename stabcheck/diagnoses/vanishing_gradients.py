@@ -7,7 +7,7 @@ of the last layer's output that depends on the input at all. Both are free of th
 optimizer, so Adam cannot hide a vanished gradient, and a zero-initialised branch, a frozen layer or a bias in
 front of a normalisation does not raise an alarm. They count at the end of the trial, and only if the model has
 learnt nothing about its inputs by then: many networks start starved and recover within a few dozen steps.
-For recurrent modules: how far back in time the gradient of the last state reaches.
+For recurrent modules, and for layers that a loop calls again and again: how far back in time the gradient reaches.
 
 ## Why it matters
 Layers without a gradient stay as they were initialised. The loss falls to what the best constant guess gives
@@ -51,6 +51,11 @@ HEALTHY_SHARE_AT_START = 1e-3
 """Share of the output that depends on the input before any step, from which what is lost by the end was lost by training."""
 AT_ONCE = 0.7
 """Share of the whole loss of variation (in ln) from which one layer is held responsible for it."""
+STEEP = math.log(4)
+"""Loss of ln gradient at each step back from which a recurrence fades by design: a sigmoid has a slope of 1/4 at most. The gates
+of fresh LSTMs and GRUs halve it, tanh with PyTorch's weights takes a little less."""
+ROUNDING = 24 * math.log(2)
+"""ln of the gradient below which float32 loses it beside the strongest."""
 FORGOTTEN = -14.0
 """ln of the gradient at the first time step against the strongest: -9.9 still learns to recall over 20 steps, -18 does
 not. It stays a warning: whether a task needs the far past is a property of the data."""
@@ -98,12 +103,23 @@ FORGETFUL = Rule(
     "orthogonal recurrent initialisation",
     why="A recurrent layer whose gradient fades within a few steps cannot learn what lies further back.",
 )
+FADING = Rule(
+    "SC0706",
+    "fading-recurrence",
+    "fail",
+    "in {at}, which runs {length} times in a row, the gradient shrinks {factor:.0f} times at each step back: only the last "
+    "{memory} steps reach the loss, what came before is lost in rounding, and nothing was learnt in {steps} steps (loss "
+    "{last:.3g}, best constant guess {constant:.3g})",
+    "use gated cells (nn.GRU, nn.LSTM); in a plain recurrence tanh or ReLU in place of sigmoid, and an orthogonal initialisation "
+    "of the weights from state to state",
+    why="What the network is told early in a sequence never reaches its weights.",
+)
 
 
 @diagnosis(
     title="Vanishing gradients",
     about=("model",),
-    rules=(STARVED, BLIND, KILLED, FORGETFUL, LOST),
+    rules=(STARVED, BLIND, KILLED, FORGETFUL, LOST, FADING),
     reads=(CONSTANT_LEVEL,),
 )
 def CHECK(recording: Recording) -> Outcome:  # noqa: N802
@@ -124,7 +140,7 @@ def CHECK(recording: Recording) -> Outcome:  # noqa: N802
         "memory_steps": {r.module: _memory(r.at_end) for r in recording.recurrences},
     }
     finding = _judge(recording, state, end)
-    forgetful = _forgetful(recording, state) if finding is None else ()
+    forgetful = (_fading(recording, state) or _forgetful(recording, state)) if finding is None else ()
     if finding is not None:
         summary = f"no signal reaches {called(finding.location, recording.kinds)}"
     elif narrow is None:
@@ -251,8 +267,37 @@ def _forgetful(recording: Recording, state: Progress) -> tuple[Finding, ...]:
             decay=r.at_end[0] - max(r.at_end),
         )
         for r in recording.recurrences
-        if len(r.at_end) > 1 and r.at_end[0] - max(r.at_end) < FORGOTTEN
+        if not r.by_hand and len(r.at_end) > 1 and r.at_end[0] - max(r.at_end) < FORGOTTEN
     )
+
+
+def _fading(recording: Recording, state: Progress) -> tuple[Finding, ...]:
+    """The first recurrence that forgets more than half of its steps, and so by a constant factor at each."""
+    for r in recording.recurrences if _is_at_a_guess(recording, state) else ():
+        at = max(range(len(r.at_end)), key=r.at_end.__getitem__)
+        # Back to where the gradient is as good as gone, and no further: beyond the smallest number there is no slope.
+        reached = [i for i in range(at) if r.at_end[i] > r.at_end[at] - 2 * ROUNDING]
+        if not reached or r.at_end[0] > r.at_end[at] - ROUNDING:
+            continue
+        back = at - min(reached)
+        memory = sum(value > r.at_end[at] - ROUNDING for value in r.at_end)
+        slope = (r.at_end[at] - r.at_end[at - back]) / back
+        if slope >= STEEP and 2 * memory <= len(r.at_end) and back >= 4:
+            facts: dict[str, Any] = {
+                "steps": len(recording.steps), "last": state.last, "factor": math.exp(slope), "memory": memory,
+                "constant": state.constant if state.constant is not None else state.first, "length": len(r.at_end),
+            }  # fmt: skip
+            return (FADING.at(r.module, at=called(r.module, recording.kinds), **facts),)
+    return ()
+
+
+def _is_at_a_guess(recording: Recording, state: Progress) -> bool:
+    """Whether the last losses are those of a constant guess, up to what they scatter."""
+    if state.stalled or state.constant is None or state.falling:
+        return state.stalled
+    last = recording.losses[-TAIL:]
+    scatter = math.sqrt(stats.mean([(loss - state.last) ** 2 for loss in last]))
+    return state.constant - state.last < 2 * scatter / math.sqrt(len(last))
 
 
 def _memory(profile: tuple[float, ...]) -> int:

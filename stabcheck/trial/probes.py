@@ -39,6 +39,9 @@ class SignalReading:
     out_rms: torch.Tensor | None = None
     variance_share: torch.Tensor | None = None
     grad_squares: list[torch.Tensor] = field(default_factory=list)
+    by_call: dict[int, torch.Tensor] = field(default_factory=dict)
+    """Call -> the square of the norm of dLoss/d(its first output), where the module is called again and again."""
+    calls: int = 0
 
 
 class SignalProbe:
@@ -90,11 +93,22 @@ class SignalProbe:
                 reading = self.readings[name] = SignalReading(
                     name, kind, *_forward_statistics(floats[0].detach(), _bias(module))
                 )
-            for tensor in floats:
+            call, reading.calls = reading.calls, reading.calls + 1
+            for index, tensor in enumerate(floats):
                 if tensor.requires_grad:
-                    tensor.register_hook(lambda grad: reading.grad_squares.append(norm(grad).square()))
+                    tensor.register_hook(_squaring(reading, None if index else call))
 
         return read
+
+
+def _squaring(reading: SignalReading, call: int | None) -> Any:
+    def square(grad: torch.Tensor) -> None:
+        value = norm(grad).square()
+        reading.grad_squares.append(value)
+        if call is not None:
+            reading.by_call[call] = value
+
+    return square
 
 
 def _bias(module: nn.Module) -> torch.Tensor | None:

@@ -24,7 +24,7 @@ from stabcheck.trial.loop_spy import LoopSpy
 from stabcheck.trial.modes import held_by
 from stabcheck.trial.probes import RectifierProbe, SignalProbe, SignalReading
 from stabcheck.trial.rectifiers import RectifierLog
-from stabcheck.trial.recurrence import recurrences
+from stabcheck.trial.recurrence import by_hand, recurrences
 from stabcheck.trial.session import Session
 from stabcheck.userland import UserCodeError
 
@@ -183,7 +183,10 @@ class _Trial:
             target=bench.entry.target, seed=bench.seed, loop="train_step" if setup.train_step else "textbook",
             planned=self.planned, steps=steps, sampled=tuple(self.sampled), parameters=parameters, signals=signals,
             rectifiers=self.rectifiers.finished(len(steps)),
-            recurrences=recurrences(session, self.kept_batches[:1], bench.seed),
+            recurrences=(
+                *recurrences(session, self.kept_batches[:1], bench.seed),
+                *(by_hand(self.signals[-1]) if self.signals else ()),
+            ),
             yardsticks=levels, optimizers=tuple(records.optimizer_facts(o) for o in known),
             clipping=Clipping(setup.clip_grad_norm, self.spy.clip_threshold),
             tokens=bool(signals) and signals[0].kind.startswith("Embedding"), accumulate_steps=setup.accumulate_steps,

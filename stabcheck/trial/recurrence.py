@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import Any
 
 import torch
 from torch import nn
 
+from stabcheck import stats
 from stabcheck.recording import Recurrence
+from stabcheck.trial import norms
 from stabcheck.trial.hooks import attached
 from stabcheck.trial.modes import undisturbed
+from stabcheck.trial.probes import SignalReading
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
 from stabcheck.userland import UserCodeError
 
 MAX_MODULES = 8
+CALLS = 12
+"""Calls of one layer in one forward from which on they are taken as a loop over time: a quarter at each is below rounding."""
+NOTHING = -100.0
+"""Stands for ln 0: the smallest float32 has -103."""
 
 
 def recurrences(session: Session, kept: list[Any], seed: int) -> tuple[Recurrence, ...]:
@@ -28,6 +36,18 @@ def recurrences(session: Session, kept: list[Any], seed: int) -> tuple[Recurrenc
     with undisturbed(model), kept_rng():
         profiles = _profiles(session, kept[0], seed)
     return tuple(Recurrence(name, kinds[name], profile) for name, profile in profiles.items())
+
+
+def by_hand(readings: dict[str, SignalReading]) -> tuple[Recurrence, ...]:
+    """For every layer that one forward calls CALLS times or more, as a loop over time does: ln |dLoss/d(output of call t)|."""
+    chosen = [r for r in readings.values() if r.calls >= CALLS and len(r.by_call) == r.calls]
+    squares = norms.numbers([r.by_call[call] for r in chosen for call in range(r.calls)])
+    found, at = [], 0
+    for r in chosen[:MAX_MODULES]:
+        profile = (stats.log(math.sqrt(value or 0.0)) for value in squares[at : at + r.calls])
+        found.append(Recurrence(r.module, r.kind, tuple(max(value, NOTHING) for value in profile), by_hand=True))
+        at += r.calls
+    return tuple(found)
 
 
 def _profiles(session: Session, batch: Any, seed: int) -> dict[str, tuple[float, ...]]:

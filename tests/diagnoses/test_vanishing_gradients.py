@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from stabcheck.check import Skip
 from stabcheck.diagnoses.vanishing_gradients import CHECK
@@ -184,3 +185,71 @@ def test_nothing_is_lost_where_the_best_constant_outputs_are_the_best_there_are(
     assert CHECK.run(recording(steps=downwards, signals=signals, yardsticks=levels)).findings == ()
     stuck = recording(steps=steps(flat(2.3)), signals=signals)
     assert [f.code for f in CHECK.run(stuck).findings] == ["SC0705"]
+
+
+@pytest.mark.parametrize(
+    ("slope", "length", "expected"),
+    [(1.9, 30, ["SC0706"]), (1.9, 80, ["SC0706"]), (1.9, 14, []), (0.7, 30, []), (0.7, 100, []), (0.0, 40, [])],
+)
+def test_a_loop_that_takes_three_quarters_of_the_gradient_at_each_step_fails(
+    slope: float, length: int, expected: list[str]
+) -> None:
+    profile = tuple(max(-slope * back, -100.0) for back in reversed(range(length)))
+    made = recording(steps=STALLED, recurrences=(Recurrence("cell", "Linear", profile, by_hand=True),))
+
+    assert [f.code for f in CHECK.run(made).findings] == expected
+    assert CHECK.run(replace(made, steps=steps(falling()))).findings == ()
+
+
+def test_inputs_that_are_not_connected_are_no_fading() -> None:
+    profile = (-100.0,) * 20 + (-1.0,) * 10
+    made = recording(steps=STALLED, recurrences=(Recurrence("cell", "Linear", profile, by_hand=True),))
+
+    assert CHECK.run(made).findings == ()
+
+
+class Loop(nn.Module):
+    """A recurrence written by hand, over the features of a sample one by one."""
+
+    def __init__(self, squash: Any) -> None:
+        super().__init__()
+        self.inwards, self.onwards, self.out = nn.Linear(1, 24), nn.Linear(24, 24), nn.Linear(24, 4)
+        self.squash, self.states = squash, list[torch.Tensor]()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        state = x.new_zeros(len(x), 24)
+        self.states.clear()
+        for t in range(x.shape[1]):
+            summed = self.onwards(state)
+            self.states.append(summed)
+            state = self.squash(self.inwards(x[:, t : t + 1]) + summed)
+        return self.out(state)
+
+
+def looping(squash: Any) -> Any:
+    def setup() -> dict[str, Any]:
+        keys = classifier(lambda: Loop(squash))()
+        generator = torch.Generator().manual_seed(0)
+        inputs, labels = torch.randn(512, 40, generator=generator), torch.randint(0, 4, (512,), generator=generator)
+        return {**keys, "train_loader": DataLoader(TensorDataset(inputs, labels), batch_size=64, shuffle=True)}
+
+    return setup
+
+
+@pytest.mark.parametrize(("squash", "expected"), [(torch.sigmoid, ["SC0706"]), (torch.tanh, [])])
+def test_recurrences_written_by_hand_are_followed(squash: Any, expected: list[str], make_bench: Any) -> None:
+    made = record_trial(make_bench(looping(squash)), steps=40)
+
+    assert {r.module for r in made.recurrences} == {"inwards", "onwards"}
+    assert [f.code for f in CHECK.run(made).findings] == expected
+
+
+def test_the_gradient_at_each_call_is_that_of_autograd(make_bench: Any) -> None:
+    bench = make_bench(looping(torch.tanh))
+    made = record_trial(bench, steps=1)
+    session = bench.session()
+    loss = session.loss(session.first_batch())
+    expected = [g.norm().log() for g in torch.autograd.grad(loss, session.model.states)]
+
+    found = next(r.at_end for r in made.recurrences if r.module == "onwards")
+    assert found == pytest.approx([float(e) for e in expected], abs=1e-4)
