@@ -37,6 +37,15 @@ def with_targets(
     return setup
 
 
+def pixels() -> nn.Module:
+    """Scores of 3 classes at 4 × 5 pixels: (N, 3, 4, 5)."""
+    return nn.Sequential(nn.Linear(16, 60), nn.Unflatten(1, (3, 4, 5)))
+
+
+def per_pixel(inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return (inputs.repeat(1, 2)[:, :20] > 0).long().view(-1, 4, 5) + (labels > 1)[:, None, None]
+
+
 def even(inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return (labels % 2).float()
 
@@ -286,6 +295,8 @@ FAULTY: dict[str, list[Setup]] = {
         with_targets(even, lambda o, t: F.binary_cross_entropy(o.squeeze(1), t), ending_in(nn.Softmax(dim=1), outputs=1)),
         with_targets(lambda x, y: 0 * y, F.cross_entropy, column),
         language(shifted(1), loss_fn=F.cross_entropy),
+        with_targets(per_pixel, lambda o, t: F.cross_entropy(o.reshape(-1, 3), t.reshape(-1)), pixels),
+        with_targets(per_pixel, lambda o, t: F.cross_entropy(o.float().view(-1, 3), t.view(-1)), pixels),
         lambda: {**language(lambda ids: (ids[:, :STEPS], ids[:, 1 : STEPS + 1] % STEPS), _narrow, F.cross_entropy)()},
     ],
     "SC1607": [
@@ -491,6 +502,14 @@ HEALTHY: dict[str, Setup] = {
     "head that starts at zero": classifier(silent),
     "binary head that starts at zero": with_targets(
         even, lambda o, t: F.binary_cross_entropy_with_logits(o[:, 0], t), silent
+    ),
+    "classes moved before they are flattened": with_targets(
+        per_pixel, lambda o, t: F.cross_entropy(o.permute(0, 2, 3, 1).reshape(-1, 3), t.reshape(-1)), pixels
+    ),
+    "classes last and flattened": with_targets(
+        per_pixel,
+        lambda o, t: F.cross_entropy(o.reshape(-1, 3), t.reshape(-1)),
+        lambda: nn.Sequential(nn.Linear(16, 60), nn.Unflatten(1, (4, 5, 3))),
     ),
     "hinge": with_targets(lambda x, y: 2 * even(x, y) - 1, lambda o, t: F.relu(1 - o * t).mean(), flat),
     "unknown labels skipped": with_targets(with_unknown, skipping, flat),

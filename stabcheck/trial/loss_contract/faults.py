@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import torch
 
+from stabcheck.trial.dependence.torn import torn_axis
 from stabcheck.trial.loss_contract import origins
 from stabcheck.trial.loss_contract.fault import Fault, shape
 from stabcheck.trial.loss_contract.targets import crossing_of, of_shapes, out_of_range, swapped, too_short
@@ -182,8 +183,22 @@ def _axis(call: LossCall) -> Iterator[Fault]:
                 f"in axis {call.class_axis}",
                 f"dim={call.class_axis}",
             )
+    if call.reshaped is not None and _scrambled(call.reshaped, tuple(call.input.shape)):
+        yield _wrong_axis(
+            call,
+            f"{shape(call.input)} was cut from {call.reshaped} without moving the classes to the end first, so that each row "
+            "holds one class at neighbouring positions",
+            "the end",
+        )
     if call.input.dim() > 2 and call.input.shape[1] == call.input.shape[-1] and not moved:
         yield from _by_chance(call)
+
+
+def _scrambled(before: tuple[int, ...], after: tuple[int, ...]) -> bool:
+    """Whether (samples, classes, positions...) was reshaped to (rows, classes)."""
+    if len(before) < 3 or len(after) != 2 or before[1] != after[1] or after[0] % before[0]:
+        return False
+    return torn_axis(before[1:], (after[0] // before[0], after[1])) is not None
 
 
 def _by_chance(call: LossCall) -> Iterator[Fault]:
@@ -204,6 +219,8 @@ def _wrong_axis(call: LossCall, what: str, wanted: str) -> Fault:
     remedy = {
         "axis 1": "move the classes to axis 1, outputs.transpose(1, -1), or flatten both: outputs.flatten(0, -2), "
         "targets.flatten()",
+        "the end": "move the classes to the end before flattening, outputs.movedim(1, -1).flatten(0, -2), or give the loss "
+        "the outputs and targets as they are",
     }.get(wanted, f"normalise over the classes: {wanted}")
     return Fault("wrong-class-axis", call.place, {"loss": call.name, "what": what, "remedy": remedy})
 

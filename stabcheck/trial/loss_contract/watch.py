@@ -65,6 +65,8 @@ class LossCall:
     """The root stays the same when all classes of a row are raised alike, as where a logsumexp is subtracted elsewhere."""
     made_by: str | None = None
     """The module in which the softmax, sigmoid or tanh was computed whose result is the input."""
+    reshaped: tuple[int, ...] | None = None
+    """The shape that the input had before a reshape at the place itself, if there was one."""
     spread: bool = False
     """An axis was added to an argument at the place itself, so that the tensors are meant to be spread over each other."""
 
@@ -139,6 +141,7 @@ class LossWatch(TorchFunctionMode):
         self._activated: dict[Any, str] = {}
         self._thread = threading.get_ident()
         self._spread: set[int] = set()
+        self._reshaped: dict[int, tuple[int, ...]] = {}
         self._kept: list[Any] = []
 
     @contextlib.contextmanager
@@ -151,6 +154,7 @@ class LossWatch(TorchFunctionMode):
             yield
         self._kept.clear()
         self._activated.clear()
+        self._reshaped.clear()
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         """Call through, and note what a loss may be made of."""
@@ -184,6 +188,7 @@ class LossWatch(TorchFunctionMode):
         place = users_line(sys._getframe(2))
         call = LossCall(name, first, target, options | kwargs, place)
         call.made_by = self._activated.get(origin(first)[1])
+        call.reshaped = self._reshaped.get(id(first))
         call.spread = id(first) in self._spread or id(second) in self._spread
         self.calls.append(call)
         return call
@@ -200,6 +205,10 @@ class LossWatch(TorchFunctionMode):
             # Whoever adds an axis at the place itself wants the tensors to be spread.
             if isinstance(result, torch.Tensor) and result.dim() > args[0].dim():
                 self._spread.add(id(result))
+                self._kept.append(result)
+        elif name in {"reshape", "view"} and not self._running:
+            if isinstance(result, torch.Tensor) and result.requires_grad:
+                self._reshaped[id(result)] = tuple(args[0].shape)
                 self._kept.append(result)
         elif name in ARITHMETIC and not self._running:
             pair = [a for a in args[:2] if isinstance(a, torch.Tensor)]
