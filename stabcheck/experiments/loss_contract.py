@@ -62,12 +62,12 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     findings = list(_findings(faults, bench.source(setup.compute_loss or setup.loss_fn or setup.train_step)))
     if not findings:
         findings += [*_summed(bench, session, seen), *_bottomless(bench)]
-    if bench.recording is None:
-        not_checked.append(NotChecked("whether the loss has a lowest value", "no trial was recorded"))
     calls = [call for p in seen for call in p.calls]
     if not calls:
         why = "none of PyTorch's loss functions is called on the way to it"
         not_checked.append(NotChecked("what the loss is made of", why))
+    if bench.recording is None:
+        not_checked.append(NotChecked("whether the loss has a lowest value", "no trial was recorded"))
     return Outcome(
         findings[0].message if findings else _summary(seen),
         tuple(findings),
