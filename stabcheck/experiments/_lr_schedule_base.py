@@ -36,7 +36,19 @@ BEGUN = Rule(
     "{share:.0%} of its course never happen",
     "build it after what steps it for a plot or a dry run, with last_epoch=-1, unless a run is resumed",
 )
-RULES = (RATE_AS_FACTOR, OUT_OF_SCALE, BEGUN)
+IDLE = Rule(
+    "SC0520",
+    "zero-rate-at-the-start",
+    "fail",
+    "{scheduler} keeps the learning rate at zero until step {until} of {steps:,}, and then sets it to {then:.3g} at once, "
+    "{share:.0%} of the peak: nothing is trained before, and the warm-up is none",
+    "let the factor rise from 1 / warm-up to 1: (step + 1) / warmup, with / and not //",
+    why="The first steps are thrown away, and the full rate meets the untrained weights, which a warm-up is there to prevent.",
+)
+RULES = (RATE_AS_FACTOR, OUT_OF_SCALE, BEGUN, IDLE)
+MOST_IDLE, AT_ONCE = 2, 0.5
+"""Steps without a rate that do no harm, as the first of a warm-up that begins at zero, and the share of the peak that follows
+where the rate was to rise bit by bit."""
 FAR_ABOVE, FAR_BELOW = 10.0, 0.01
 """Factors that nobody chooses together with the lr they multiply: with another unit in mind they come out so, as Noam's
 formula does (7e-4 for 512 units and 4000 steps of warm-up)."""
@@ -91,3 +103,15 @@ def begun(run: Forecast) -> Finding | None:
             share=min(1.0, done / (done + calls)),
         )
     return None
+
+
+def idle(run: Forecast) -> Finding | None:
+    """A rate that is zero for some steps, and then nearly at its peak."""
+    rates = run.used.max(axis=1)
+    start = int((rates > 0).argmax())
+    if run.reading.calls is None or start <= MOST_IDLE:
+        return None
+    then, peak, steps = float(rates[start]), float(rates.max()), run.steps
+    if then < AT_ONCE * peak:
+        return None
+    return IDLE.at(scheduler=run.name, until=int(steps[start]), steps=int(steps[-1]) + 1, then=then, share=then / peak)

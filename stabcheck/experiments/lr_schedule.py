@@ -196,6 +196,7 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     finding = (
         _lr_schedule_base.begun(run)
         or _finding(bench, run)
+        or _lr_schedule_base.idle(run)
         or _lr_schedule_base.factor(bench, run)
         or _zero_group(bench, run)
         or _cadence(bench, run)

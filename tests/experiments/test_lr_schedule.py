@@ -397,6 +397,11 @@ SILENT: dict[str, Callable[[], dict[str, Any]]] = {
     "half-cosines above a high floor": setup(lambda o: schedulers.CosineAnnealingLR(o, STEPS // 5, eta_min=0.03)),
     "factor of five": setup(lambda o: schedulers.LambdaLR(o, lambda s: 1 + 4 * min(1, s / 50))),
     "begun by one call": setup(begun(1)),
+    "warm-up from zero": setup(lambda o: schedulers.LambdaLR(o, lambda s: min(1.0, s / 30))),
+    "warm-up of two steps from zero": setup(lambda o: schedulers.LambdaLR(o, lambda s: min(1.0, s / 2))),
+    "zero until the statistics of BatchNorm are there, and then slowly": setup(
+        lambda o: schedulers.LambdaLR(o, lambda s: min(1.0, max(0, s - 10) / 30))
+    ),
     "scheduler not given": setup(sized(STEPS)["CosineAnnealingLR"], None, own=own_step(), given=False),
 }  # fmt: skip
 
@@ -434,6 +439,7 @@ FAULTY: dict[str, tuple[str, str, Callable[[], dict[str, Any]]]] = {
     "Noam's formula with the lr of Adam": (
         "SC0518", "warn", setup(lambda o: schedulers.LambdaLR(o, lambda s: noam(100)(s) / 32), lr=1e-3)),
     "Noam's formula the wrong way up": ("SC0518", "warn", setup(lambda o: schedulers.LambdaLR(o, lambda s: 20 * noam(60)(s) * 60))),
+    "warm-up by integer division": ("SC0520", "fail", setup(lambda o: schedulers.LambdaLR(o, lambda s: min(1, s // 30)))),
     "begun long before": ("SC0519", "fail", setup(begun(STEPS // 3))),
     "eta_min above the rate": ("SC0513", "fail", setup(lambda o: schedulers.CosineAnnealingLR(o, STEPS, eta_min=0.5))),
     "warm-up longer than the run": ("SC0508", "fail", setup(lambda o: schedulers.LambdaLR(o, lambda step: min(1.0, step / 1000)))),
