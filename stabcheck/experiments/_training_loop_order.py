@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from stabcheck.check import Finding, Rule, Source
-from stabcheck.experiments import _training_loop_ownership
+from stabcheck.experiments import _training_loop_habits, _training_loop_ownership
 from stabcheck.stats import median
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ SCHEDULE_FIRST = Rule(
     fix="call scheduler.step() after optimizer.step()",
 )
 RULES = (
+    *_training_loop_habits.RULES,
     LEFT_OVER, CLEARED, DELAYED, NEVER_STEPPED, CLIP_IDLE, CLIP_SCALED, NO_HISTORY, GROWING_GRAPH, GRAPHS_KEPT, PUT_BACK,
     SCHEDULE_FIRST,
 )  # fmt: skip
@@ -130,6 +131,10 @@ class Judge:
         stuck = [] if has_owner_fault else list(self._stuck())
         yield from stuck
         if stuck:
+            return
+        habits = list(_training_loop_habits.judge(self.seen, self.source))
+        yield from habits
+        if habits:
             return
         left = list(self._left_over())
         yield from left

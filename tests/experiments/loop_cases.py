@@ -196,11 +196,53 @@ def seldom_second_optimizer(model: nn.Module, optimizer: Any) -> Step:
     return step
 
 
+def new_optimizer_without_a_past(model: nn.Module, optimizer: Any) -> Step:
+    def step(batch: Any) -> Any:
+        anew = torch.optim.SGD(model.parameters(), lr=0.1)
+        anew.zero_grad()
+        loss = loss_of(model, batch)
+        loss.backward()
+        anew.step()
+        return loss.item()
+
+    return step
+
+
+def rehearsed(model: nn.Module, optimizer: Any) -> Step:
+    """Continual learning: the first batch beside each new one."""
+    memory: list[Any] = []
+
+    def step(batch: Any) -> Any:
+        memory.extend([] if memory else [batch])
+        optimizer.zero_grad()
+        loss = loss_of(model, batch) + loss_of(model, memory[0])
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def prefetched(model: nn.Module, optimizer: Any) -> Step:
+    """Each batch one call late."""
+    waiting: list[Any] = []
+
+    def step(batch: Any) -> Any:
+        waiting.append(batch)
+        optimizer.zero_grad()
+        loss = loss_of(model, waiting[max(0, len(waiting) - 2)])
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
 RIGHT = {
     maker.__name__: maker
     for maker in (
         textbook, zeros_kept, two_losses, decayed_gradients, attack_first, sharpness_aware, closure, averaged_teacher,
-        last_losses, scaled_and_clipped, seldom_second_optimizer,
+        last_losses, scaled_and_clipped, seldom_second_optimizer, new_optimizer_without_a_past, rehearsed, prefetched,
     )
 }  # fmt: skip
 
@@ -410,6 +452,43 @@ def stepped_twice(model: nn.Module, optimizer: Any) -> Step:
     return step
 
 
+def optimizer_of_its_own_each_time(model: nn.Module, optimizer: Any) -> Step:
+    def step(batch: Any) -> Any:
+        anew = torch.optim.Adam(model.parameters(), lr=1e-3)
+        anew.zero_grad()
+        loss = loss_of(model, batch)
+        loss.backward()
+        anew.step()
+        return loss.item()
+
+    return step
+
+
+def first_batch_again(model: nn.Module, optimizer: Any) -> Step:
+    first: list[Any] = []
+
+    def step(batch: Any) -> Any:
+        first.extend([] if first else [batch])
+        optimizer.zero_grad()
+        loss = loss_of(model, first[0])
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def minus_the_loss(model: nn.Module, optimizer: Any) -> Step:
+    def step(batch: Any) -> Any:
+        optimizer.zero_grad()
+        loss = -loss_of(model, batch)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
 WRONG: dict[str, tuple[Maker, str]] = {
     maker.__name__: (maker, code)
     for maker, code in (
@@ -430,5 +509,8 @@ WRONG: dict[str, tuple[Maker, str]] = {
         (average_in_the_loss, "SC1511"),
         (losses_summed_with_graph, "SC1512"),
         (weights_loaded_back, "SC1513"),
+        (optimizer_of_its_own_each_time, "SC1516"),
+        (first_batch_again, "SC1517"),
+        (minus_the_loss, "SC1518"),
     )
 }

@@ -41,6 +41,18 @@ def test_wrong_steps_are_named(name: str, make_bench: MakeBench) -> None:
     assert codes(outcome) == {code: "warn" if code == "SC1503" else "fail"}
 
 
+def test_minus_the_loss_is_right_for_an_optimizer_that_climbs(make_bench: MakeBench) -> None:
+    entry = stepping(WRONG["minus_the_loss"][0])
+
+    def setup() -> dict[str, Any]:
+        parts = entry()
+        for group in parts["optimizer"].param_groups:
+            group["maximize"] = True
+        return parts
+
+    assert CHECK.run(make_bench(setup)).findings == ()
+
+
 def test_old_gradients_add_up_as_the_finding_says(make_bench: MakeBench) -> None:
     seen: list[torch.Tensor] = []
     alone: list[torch.Tensor] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,9 +12,12 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from stabcheck.check import Skip
 from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
+from stabcheck.trial.hooks import attached
 from stabcheck.trial.loop.events import Call, Use
+from stabcheck.trial.loop.fed import Fed
 from stabcheck.trial.loop.graphs import elements
 from stabcheck.trial.loop.hidden import Hidden, hidden
 from stabcheck.trial.loop.ownership import (
@@ -26,8 +30,10 @@ from stabcheck.trial.loop.ownership import (
     without_optimizer,
 )  # fmt: skip
 from stabcheck.trial.loop.trace import LoopTrace
-from stabcheck.trial.modes import held_by
+from stabcheck.trial.modes import held_by, undisturbed
+from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
+from stabcheck.userland import UserCodeError
 
 CALLS = 6
 """Calls of the training step that are watched: what is said of all of them is no accident of one."""
@@ -40,6 +46,8 @@ SECONDS = 10.0
 FEWEST = 4
 ALIKE = 0.5
 """Cosine of some elements of two tensors: independent draws of ten or more seldom come to it."""
+SAME = 1e-4
+"""Relative difference of two losses of one batch, under the same random numbers, that rounding makes."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,12 @@ class Watched:
     """Parameters of loss_fn's own that get a gradient but have no optimizer."""
     hidden: tuple[Hidden, ...]
     """Weights that the model does not list, and nobody trains."""
+    remembers: bool
+    """Every optimizer that stepped keeps something from one step to the next."""
+    climbs: tuple[float, float] | None
+    """The value that backward() was called on and the set-up's loss, where they are the same but for the sign."""
+    stale: int
+    """Calls that were given a new batch, and fed the model the one of the first call; 0 if it was any other way in any."""
 
     made_anew: tuple[tuple[int, ...], ...]
     """Shapes of the random weights that each call makes for itself, and that get a gradient before they are thrown away."""
@@ -91,7 +105,7 @@ def watch(bench: Bench) -> Watched:
     """
     session = bench.session()
     setup = session.setup
-    trace = LoopTrace(session.model, setup.scheduler)
+    trace, fed = LoopTrace(session.model, setup.scheduler), Fed()
     iterator = session.train_batches()
     every = setup.accumulate_steps
     started = time.monotonic()
@@ -104,11 +118,12 @@ def watch(bench: Bench) -> Watched:
                 break
             _, batch = next(iterator)
             trace.begin(batches.size(batch))
+            fed.begin(batch)
             trace.end(session.step(batch))
             bench.tell(None, f"watching call {len(trace.calls)} of your training step")
         return batch
 
-    with trace.watching():
+    with trace.watching(), attached([session.model.register_forward_pre_hook(fed.note, with_kwargs=True)]):
         take(max(CALLS, min(WINDOWS * every, MOST_CALLS)))
         kept_alive = trace.graphs.alive()
         if not any(call.uses for call in trace.calls):
@@ -116,6 +131,7 @@ def watch(bench: Bench) -> Watched:
         elif kept_alive >= len(trace.calls) - 1:
             take(MOST_CALLS - len(trace.calls))
             kept_alive = trace.graphs.alive()
+        climbs = _climbs(session, trace, next(iterator)[1], bench.seed)
     suspects = _strays(session, trace)
     members = _members(session, trace, iterator)
     return Watched(
@@ -127,8 +143,32 @@ def watch(bench: Bench) -> Watched:
         graphs_alive=kept_alive,
         hidden=tuple(hidden(session, next(iterator)[1], suspects)) if suspects else (),
         made_anew=_made_anew(session.model, trace),
+        remembers=all(any(o.state.values()) for o in trace.optimizers),
+        stale=fed.stale(),
+        climbs=climbs,
         **members,
     )
+
+
+def _climbs(session: Session, trace: LoopTrace, batch: Any, seed: int) -> tuple[float, float] | None:
+    """One more call, on a batch whose loss is known under the same random numbers."""
+    setup = session.setup
+    ascends = any(group.get("maximize") for o in trace.optimizers for group in o.param_groups)
+    if setup.train_step is None or (setup.loss_fn is None and setup.compute_loss is None) or ascends:
+        return None
+    if any(len(call.backwards) != 1 or call.attacked or call.backwards[0] > 0 for call in trace.calls):
+        return None
+    try:
+        with undisturbed(session.model), kept_rng(seed):
+            loss = session.validation_loss(batches.clone(batch))
+    except (UserCodeError, Skip):
+        return None
+    trace.begin(batches.size(batch))
+    with kept_rng(seed):
+        trace.end(session.step(batch))
+    roots = trace.calls[-1].backwards
+    turned = len(roots) == 1 and loss > 0 and math.isclose(roots[0], -loss, rel_tol=SAME)
+    return (roots[0], loss) if turned else None
 
 
 def _members(session: Session, trace: LoopTrace, iterator: Any) -> dict[str, Any]:
