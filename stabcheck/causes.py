@@ -89,7 +89,7 @@ EXPLAINS: tuple[Explains, ...] = (
     # How it is trained: steps that are not those of the gradient.
     Explains(("SC2203",), ("SC1501", *TRAINING), "old gradients are part of each step within the window"),
     Explains(
-        ("SC1501", "SC1502", "SC1504", "SC1506", "SC1507", "SC1510", "SC1513", "SC1516", "SC1517", "SC1518"),
+        ("SC1501", "SC1502", "SC1504", "SC1506", "SC1507", "SC1510", "SC1513", "SC1518", "SC1519", "SC1520"),
         (*TRAINING, "SC2105", "SC24"),
         "such steps do not go where the loss falls",
     ),

@@ -14,7 +14,7 @@ FEW = 3
 """Steps, each by an optimizer that was never seen before, from which on it is the loop's habit."""
 
 ANEW = Rule(
-    "SC1516",
+    "SC1519",
     "optimizer-built-at-each-step",
     "fail",
     message="each of {uses} steps is made by another {optimizer}: what it keeps from one step to the next (momentum, second "
@@ -22,7 +22,7 @@ ANEW = Rule(
     fix="build the optimizer once, outside train_step",
 )
 STALE = Rule(
-    "SC1517",
+    "SC1520",
     "trains-on-first-batch",
     "fail",
     message="train_step was given {calls} new batches and fed the model that of its first call every time: the rest of the data "

@@ -509,8 +509,8 @@ WRONG: dict[str, tuple[Maker, str]] = {
         (average_in_the_loss, "SC1511"),
         (losses_summed_with_graph, "SC1512"),
         (weights_loaded_back, "SC1513"),
-        (optimizer_of_its_own_each_time, "SC1516"),
-        (first_batch_again, "SC1517"),
+        (optimizer_of_its_own_each_time, "SC1519"),
+        (first_batch_again, "SC1520"),
         (minus_the_loss, "SC1518"),
     )
 }
