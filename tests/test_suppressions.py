@@ -170,7 +170,7 @@ def test_the_verdict_and_the_checklist_do_not_hide_what_is_suppressed() -> None:
     assert "known | dying-relu" in markdown.render(made)
     warned = report(after, check("clean-split", finding("SC0301", severity="warn")))
     assert terminal.verdict_line(warned) == (
-        "Look before you start: nothing new failed, 1 check warned — clean-split: s; 2 known findings suppressed"
+        "Look before you start: nothing new failed, 1 check warned — SC0301 fired (SC0301); 2 known findings suppressed"
     )
 
 
