@@ -313,6 +313,7 @@ def test_end_of_the_engine_ends_all_processes(
     temporary = somewhere / "temporary"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(somewhere / "of torch"))  # made on import, and left
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
     code = f"import simple_checks as s; from stabcheck import engine; engine.run({sleeping!r}, engine.Options(), (s.LOOKS,))"
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as process:
