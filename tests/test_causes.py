@@ -23,6 +23,13 @@ def test_a_consequence_is_marked_and_its_check_becomes_a_skip() -> None:
     assert "SC0901" in (vanishing.skip_reason or "")
 
 
+def test_activations_that_grow_are_nearer_than_what_they_saturate() -> None:
+    exploding, saturation = fold([result("exploding-gradients", "SC0803"), result("activation-saturation", "SC1101")])
+
+    assert (exploding.status, saturation.status) == ("fail", "skip")
+    assert saturation.findings[0].follows_from == "SC0803"
+
+
 def test_a_cause_that_only_warns_explains_nothing() -> None:
     results = fold([result("dying-relu", "SC0901", severity="warn"), result("vanishing-gradients", "SC0701")])
 
