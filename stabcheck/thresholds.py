@@ -1,4 +1,4 @@
-"""The named numbers of a check's file, which a configuration may change."""
+"""The named numbers of a check's files, which a configuration may change."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import contextlib
 import importlib
 import inspect
+import pkgutil
 from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
 
@@ -14,10 +15,10 @@ from stabcheck.check import Check
 
 def of(check: Check) -> dict[str, float]:
     """Name, as a configuration writes it -> value of every threshold of the check."""
-    found = vars(_module(check)).items()
     return {
         name.lower().replace("_", "-"): value
-        for name, value in found
+        for module in _modules(check)
+        for name, value in vars(module).items()
         if name.isupper()
         and not name.startswith("_")
         and isinstance(value, (int, float))
@@ -27,7 +28,11 @@ def of(check: Check) -> dict[str, float]:
 
 def meanings(check: Check) -> dict[str, str]:
     """Name, as a configuration writes it -> what is written below the number where it is defined; "" for nothing."""
-    return {name: _meaning(_module(check), name.replace("-", "_").upper()) for name in of(check)}
+    modules = _modules(check)
+    return {
+        name: next(filter(None, (_meaning(module, name.replace("-", "_").upper()) for module in modules)), "")
+        for name in of(check)
+    }
 
 
 def _meaning(module: ModuleType, constant: str) -> str:
@@ -51,9 +56,11 @@ def changed(checks: Iterable[Check], values: Mapping[str, Mapping[str, float]]) 
     kept: list[tuple[ModuleType, str, float]] = []
     for check in checks:
         for name, value in values.get(check.id, {}).items():
-            module, constant = _module(check), name.replace("-", "_").upper()
-            kept.append((module, constant, getattr(module, constant)))
-            setattr(module, constant, value)
+            constant = name.replace("-", "_").upper()
+            for module in _modules(check):
+                if hasattr(module, constant):
+                    kept.append((module, constant, getattr(module, constant)))
+                    setattr(module, constant, value)
     try:
         yield
     finally:
@@ -61,5 +68,12 @@ def changed(checks: Iterable[Check], values: Mapping[str, Mapping[str, float]]) 
             setattr(module, constant, value)
 
 
-def _module(check: Check) -> ModuleType:
-    return importlib.import_module(check.run.__module__)
+def _modules(check: Check) -> list[ModuleType]:
+    """The file of the check and its parts, `_<check>_<part>.py` beside it."""
+    own = importlib.import_module(check.run.__module__)
+    package, _, stem = own.__name__.rpartition(".")
+    if not package:
+        return [own]
+    beside = pkgutil.iter_modules(importlib.import_module(package).__path__)
+    parts = [one.name for one in beside if one.name.startswith(f"_{stem}_")]
+    return [own, *(importlib.import_module(f"{package}.{name}") for name in parts)]

@@ -378,6 +378,16 @@ def test_thresholds_are_the_named_numbers_of_the_file() -> None:
     assert numbers.of(DYING)["fail-dead"] == dying_relu.FAIL_DEAD
 
 
+def test_a_number_in_a_part_of_a_check_is_a_threshold_of_the_check() -> None:
+    from stabcheck.experiments import _training_loop_habits
+    from stabcheck.experiments.training_loop import CHECK
+
+    assert numbers.of(CHECK)["few"] == _training_loop_habits.FEW
+    with numbers.changed([CHECK], {"training-loop": {"few": 30}}):
+        assert _training_loop_habits.FEW == 30
+    assert _training_loop_habits.FEW == numbers.of(CHECK)["few"] == 3
+
+
 def test_a_changed_threshold_holds_inside_only() -> None:
     before = numbers.of(DYING)
 

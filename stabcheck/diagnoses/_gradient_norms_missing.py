@@ -11,6 +11,7 @@ from stabcheck.recording import Parameter, Recording
 SEVERAL = 10
 """Steps in which a gradient must have been zero before it is said to stay so."""
 MOST_FINDINGS = 5
+"""Modules named one by one: more would bury what they have in common."""
 FADING = 1e-30
 """Gradients below this may be zero in the next layer because float32 has no smaller numbers; layers shrink them, by tens or
 thousands and not to nothing."""
