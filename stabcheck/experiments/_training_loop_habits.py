@@ -10,8 +10,10 @@ from stabcheck.check import Finding, Rule, Source
 if TYPE_CHECKING:
     from stabcheck.trial.loop.watched import Watched
 
+OFTEN = 0.5
+"""Share of the steps from which on something is the loop's habit and no exception, as at the start of an epoch."""
 FEW = 3
-"""Steps, each by an optimizer that was never seen before, from which on it is the loop's habit."""
+"""Fewer occurrences than these may be a start (a first step, a scaler that finds its scale)."""
 
 ANEW = Rule(
     "SC1519",

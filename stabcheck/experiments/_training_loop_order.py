@@ -7,17 +7,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from stabcheck.check import Finding, Rule, Source
-from stabcheck.experiments import _training_loop_habits, _training_loop_ownership
+from stabcheck.experiments import _training_loop_clipping, _training_loop_habits, _training_loop_ownership
+from stabcheck.experiments._training_loop_habits import FEW, OFTEN
 from stabcheck.stats import median
 
 if TYPE_CHECKING:
-    from stabcheck.trial.loop.events import Clip, Use
+    from stabcheck.trial.loop.events import Use
     from stabcheck.trial.loop.watched import Watched
 
-OFTEN = 0.5
-"""Share of the steps from which on something is the loop's habit and no exception, as at the start of an epoch."""
-FEW = 3
-"""Fewer occurrences than these may be a start (a first step, a scaler that finds its scale)."""
 REACH = 4
 """Calls in a row whose losses must reach back to the same early call: windows of back-propagation through time end."""
 BELIEVED = 32
@@ -53,22 +50,6 @@ NEVER_STEPPED = Rule(
     "fail",
     message="in {calls} calls of train_step {what}, and no weight changed",
     fix="call loss.backward() and then optimizer.step() in train_step{hint}",
-)
-CLIP_IDLE = Rule(
-    "SC1508",
-    "clipping-without-effect",
-    "fail",
-    message="clipping at {threshold:.3g} has no effect: it {how}; the gradients that are stepped with have a norm of up "
-    "to {norm:.3g}",
-    fix="{advice}",
-)
-CLIP_SCALED = Rule(
-    "SC1509",
-    "clipping-of-scaled-gradients",
-    "fail",
-    message="gradients are clipped at {threshold:.3g} while they are still multiplied by the GradScaler's {scale:.6g}: "
-    "what is stepped with has a norm of {meant:.2g} at most, {ratio:.2g} times less than without the mistake",
-    fix="call scaler.unscale_(optimizer) after backward() and before clipping",
 )
 NO_HISTORY = Rule(
     "SC1510",
@@ -112,7 +93,8 @@ SCHEDULE_FIRST = Rule(
 )
 RULES = (
     *_training_loop_habits.RULES,
-    LEFT_OVER, CLEARED, DELAYED, NEVER_STEPPED, CLIP_IDLE, CLIP_SCALED, NO_HISTORY, GROWING_GRAPH, GRAPHS_KEPT, PUT_BACK,
+    *_training_loop_clipping.RULES,
+    LEFT_OVER, CLEARED, DELAYED, NEVER_STEPPED, NO_HISTORY, GROWING_GRAPH, GRAPHS_KEPT, PUT_BACK,
     SCHEDULE_FIRST,
 )  # fmt: skip
 
@@ -139,7 +121,7 @@ class Judge:
         left = list(self._left_over())
         yield from left
         yield from self._graphs()
-        yield from self._clipping(left)
+        yield from _training_loop_clipping.judge(self.seen, self.source, gradients_pile_up=bool(left))
         yield from self._order()
 
     def _at(self, use: Use) -> Source | None:
@@ -227,41 +209,6 @@ class Judge:
                 remedy=remedy,
             )
             return
-
-    def _clipping(self, left: list[Finding]) -> Iterator[Finding]:
-        clips = [c for call in self.seen.calls[1:] for c in call.clips if 0 < c.threshold < math.inf]
-        scaled = [c for c in clips if c.scale > 1 and c.threshold < c.scale and c.norm > c.threshold]
-        if len(scaled) >= OFTEN * len(clips) and len(scaled) >= FEW:
-            last = scaled[-1]
-            meant = last.threshold / last.scale
-            ratio = min(last.norm / last.scale, last.threshold) / meant
-            yield CLIP_SCALED.at(
-                None, source=self.source, threshold=last.threshold, scale=last.scale, meant=meant, ratio=ratio
-            )
-        elif len(clips) >= FEW and not any(c.fresh for c in clips) and not left:
-            yield self._idle(clips)
-
-    def _idle(self, clips: list[Clip]) -> Finding:
-        last = clips[-1]
-        norm = max((use.norm for use in self.seen.uses), default=0.0)
-        if last.given:
-            how = "comes after the optimizer's step, when the gradients have been used"
-            advice = "clip between backward() and step()"
-        else:
-            how = "is given nothing that has a gradient"
-            advice = (
-                "clip between backward() and step(), and pass model.parameters() anew at each call: a generator that was "
-                "kept is empty after its first use"
-            )
-        return CLIP_IDLE.at(
-            None,
-            source=self.source,
-            severity="fail" if norm > last.threshold or last.by_value else "warn",
-            threshold=last.threshold,
-            how=how,
-            norm=norm,
-            advice=advice,
-        )
 
     def _graphs(self) -> Iterator[Finding]:
         calls = self.seen.calls
