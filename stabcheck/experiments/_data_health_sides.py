@@ -86,8 +86,8 @@ SHARP = 20.0
 LEARNT, TRANSFERRED = 0.1, 0.02
 """Share of the way from one guess for all to the floor that training samples must come, and that validation samples must not:
 what is learnt then is the samples themselves."""
-REHEARSAL, REHEARSAL_SHARE = 4.0, 0.04
-"""Time for the training that shows it, and its share of the budget that is left."""
+REHEARSAL = 4.0
+"""Seconds for the training that shows it."""
 
 
 def labels(data: Data, val: Scan) -> Iterator[Finding]:
@@ -137,6 +137,7 @@ def _strangers(data: Data, val: Scan, found: Relations) -> Iterator[Finding]:
     """Whether the set-up's own model, too, learns of the training labels nothing that holds for validation."""
     from stabcheck.trial.data.short_training import scale_of
     from stabcheck.trial.memorising import course
+    from stabcheck.trial.pace import Pace
 
     bench = data.bench
     if min(r.precision for r in (found.train, found.val, found.across)) < SHARP:
@@ -148,7 +149,7 @@ def _strangers(data: Data, val: Scan, found: Relations) -> Iterator[Finding]:
     def transferred(_: float, loss: float) -> bool:
         return other.share(loss) > TRANSFERRED
 
-    seen = course(bench, max(0.1, min(REHEARSAL, REHEARSAL_SHARE * bench.remaining())), until=transferred)
+    seen = course(bench, Pace.on(bench, REHEARSAL), until=transferred)
     if seen is None or train.share(seen.train[-1]) < LEARNT or transferred(0.0, min(seen.val)):
         return
     yield NO_RELATION.at(

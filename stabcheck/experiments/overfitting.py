@@ -86,8 +86,8 @@ MANY_EPOCHS, ROOM = 50, 2.0
 """Passes over the same samples, and parameters per target, from which on they may be learnt by heart: then it is tried."""
 RISEN = 1.5
 """Times its lowest value that the validation loss ends at: half as much again is no noise of some batches."""
-SECONDS, SHARE = 1.5, 0.03
-"""Time for the rehearsal, and the share of the budget that is left."""
+SECONDS = 1.5
+"""Time for the rehearsal."""
 
 
 @experiment(title="Overfitting", about=("val_loader",), rules=(TINY, DROPPED, FEW, TURNS), cost="dear")
@@ -152,11 +152,12 @@ def _judge(train: SampleCount, val: SampleCount, *, many: bool, width: float) ->
 def _followed(bench: Bench, train: SampleCount, val: SampleCount, room: float) -> Course | None:
     """The beginning of the planned run, where it could overfit."""
     from stabcheck.trial.memorising import course, planned_epochs
+    from stabcheck.trial.pace import Pace
 
     often = planned_epochs(bench.shared()) >= MANY_EPOCHS and room >= ROOM
     if not train.exact or val.samples < FEWEST or not (often or _outnumbered(train, val)):
         return None
-    return course(bench, max(0.1, min(SECONDS, SHARE * bench.remaining())))
+    return course(bench, Pace.on(bench, SECONDS))
 
 
 def _outnumbered(train: SampleCount, val: SampleCount) -> bool:

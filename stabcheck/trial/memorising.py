@@ -13,6 +13,7 @@ from stabcheck.check import Skip
 from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.data.short_training import level
+from stabcheck.trial.pace import Pace
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
 from stabcheck.userland import UserCodeError
@@ -22,7 +23,7 @@ BATCHES = 8
 FIRST_LOOK, NEXT_LOOK = 10, 1.5
 """Steps before the first look, and by how much longer each way to the next one is: few looks, whatever the length."""
 LOOKING = 0.3
-"""Share of the time that looking may take: large validation sets are looked at more rarely."""
+"""Share of the work that looking may be: large validation sets are looked at more rarely."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,10 @@ def planned_epochs(session: Session) -> float:
 
 
 def course(
-    bench: Bench, seconds: float, *, until: Callable[[float, float], bool] = lambda train, val: False
+    bench: Bench, pace: Pace, *, until: Callable[[float, float], bool] = lambda train, val: False
 ) -> Course | None:
-    """Train a fresh set-up by its plan for so many seconds, or `until` both losses are as asked; None if that cannot be done.
+    """Train a fresh set-up by its plan as far as `pace` allows, or `until` both losses are as asked; None if that cannot be
+    done.
 
     Raises:
         Skip: there is no time to build it.
@@ -72,7 +74,7 @@ def course(
                 [batches.clone(b) for b in itertools.islice(session.epoch(key), BATCHES)]
                 for key in ("train_loader", "val_loader")
             ]
-        return _followed(bench, session, sides, calls, time.monotonic() + seconds, until)
+        return _followed(bench, session, sides, calls, pace, until)
     except (UserCodeError, Skip):  # a loss that is known in the step alone
         return None
 
@@ -82,31 +84,30 @@ def _followed(
     session: Session,
     sides: list[list[Any]],
     calls: int,
-    deadline: float,
+    pace: Pace,
     until: Callable[[float, float], bool],
 ) -> Course | None:
     steps: list[int] = []
     losses: list[tuple[float, float]] = []
-    looked = 0.0
-    started = time.monotonic()
+    looked, started = 0.0, time.thread_time()
 
     def look(step: int) -> bool:
         nonlocal looked
-        begun = time.monotonic()
+        begun = time.thread_time()
         losses.append((level(session, sides[0], bench.seed), level(session, sides[1], bench.seed)))
         steps.append(step)
-        looked += time.monotonic() - begun
+        looked += time.thread_time() - begun
         return all(map(math.isfinite, losses[-1]))
 
     if not look(0):
         return None
     upcoming, done = FIRST_LOOK, 0
-    for _, batch in session.train_batches():
-        if done >= calls or time.monotonic() > deadline or until(*losses[-1]):
+    for _, batch in pace.through(itertools.islice(session.train_batches(), calls)):
+        if until(*losses[-1]):
             break
         session.step(batch)
         done += 1
-        if done >= upcoming and looked <= LOOKING * (time.monotonic() - started):
+        if done >= upcoming and looked <= LOOKING * (time.thread_time() - started):
             upcoming = math.ceil(done * NEXT_LOOK)
             if not look(done):
                 return None

@@ -115,7 +115,6 @@ def test_of_one_graph_the_nodes_of_the_loss_are_counted(make_bench: MakeBench) -
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine a rehearsal is as long as on an idle one."""
     monkeypatch.setattr(overfitting, "SECONDS", 60.0)
-    monkeypatch.setattr(overfitting, "SHARE", 1.0)
 
 
 def planned(
