@@ -42,7 +42,7 @@ IDLE = Rule(
     "fail",
     "{scheduler} keeps the learning rate at zero until step {until} of {steps:,}, and then sets it to {then:.3g} at once, "
     "{share:.0%} of the peak: nothing is trained before, and the warm-up is none",
-    "let the factor rise from 1 / warm-up to 1: (step + 1) / warmup, with / and not //",
+    "let the warm-up rise bit by bit: a factor of (step + 1) / warmup, with / and not //, or a start_factor above zero",
     why="The first steps are thrown away, and the full rate meets the untrained weights, which a warm-up is there to prevent.",
 )
 RULES = (RATE_AS_FACTOR, OUT_OF_SCALE, BEGUN, IDLE)

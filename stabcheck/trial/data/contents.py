@@ -84,12 +84,10 @@ def label_among_inputs(session: Session, scan: Scan) -> Copied | None:
         return None
     target = np.concatenate(scan.values[: len(scan.batches)])
     for path in input_paths(session.setup, scan.batches[0]):
-        column = scan.column(path)
-        if not column or any(c.ndim != 2 or c.dtype.kind != "f" or c.shape[1] != column[0].shape[1] for c in column):
+        held = scan.table(path, "f")
+        if held is None or len(held) != len(target) or not 2 <= held.shape[1] <= 2000 or target.std() == 0:
             continue
-        rows = np.concatenate(column).astype(np.float64)
-        if len(rows) != len(target) or not 2 <= rows.shape[1] <= 2000 or target.std() == 0:
-            continue
+        rows = held.astype(np.float64)
         spread = rows.std(axis=0)
         spread = np.where(spread > 1e-9 * np.abs(rows).max(axis=0), spread, np.inf)
         likeness = ((rows - rows.mean(axis=0)) * (target - target.mean())[:, None]).mean(axis=0) / (

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from stabcheck.trial.data.scan import Scan, input_paths
 from stabcheck.trial.session import Session
-
-Array = np.ndarray[Any, Any]
 
 FEWEST = 50
 """Samples below which a column that never changes is no surprise."""
@@ -45,7 +42,7 @@ def fixed_columns(session: Session, scan: Scan) -> Fixed | None:
     """The largest group of columns that share one value that is nowhere else; only tables (n, columns) of fractions."""
     found: list[Fixed] = []
     for path in input_paths(session.setup, scan.batches[0]):
-        rows = _table(scan, path, "f")
+        rows = scan.table(path, "f")
         if rows is None or len(rows) < FEWEST or rows.shape[1] < 2:
             continue
         still = (rows == rows[0]).all(axis=0)
@@ -75,20 +72,10 @@ def copied_sequences(session: Session, scan: Scan) -> Copies | None:
     if scan.labels:
         return None
     for path in input_paths(session.setup, scan.batches[0]):
-        rows = _table(scan, path, "iu")
+        rows = scan.table(path, "iu")
         if rows is None or len(rows) < FEWEST or rows.shape[1] < LONG or len(np.unique(rows[0])) < 2:
             continue
         copies = len(rows) - len(np.unique(rows, axis=0))
         if copies > COPIES * len(rows):
             return Copies(path, copies, len(rows), rows.shape[1])
     return None
-
-
-def _table(scan: Scan, path: str, kinds: str) -> Array | None:
-    """A leaf of all batches that were kept, as one table; None if it is not one of this kind throughout."""
-    column = scan.column(path)
-    if not column or len(column) != len(scan.batches):
-        return None
-    if any(c.ndim != 2 or c.dtype.kind not in kinds or c.shape[1] != column[0].shape[1] for c in column):
-        return None
-    return np.concatenate(column)

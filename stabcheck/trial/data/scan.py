@@ -70,6 +70,16 @@ class Scan:
         found = [leaves(batch).get(path) for batch in self.batches]
         return [leaf for leaf in found if isinstance(leaf, np.ndarray)] if found else []
 
+    def table(self, path: str, kinds: str) -> Array | None:
+        """A leaf of every batch that was kept as one table (n, columns); None if it is not one of these kinds of numbers
+        ("f", "iu"), of one width, throughout."""
+        column = self.column(path)
+        if not column or len(column) != len(self.batches):
+            return None
+        if any(c.ndim != 2 or c.dtype.kind not in kinds or c.shape[1] != column[0].shape[1] for c in column):
+            return None
+        return np.concatenate(column)
+
 
 def scan(session: Session, key: str, pace: Pace, seed: int) -> Scan:
     """Read the loader once, as far as `pace` goes. Every generator is put back; the loader's own is the session's.

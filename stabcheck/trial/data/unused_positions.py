@@ -45,12 +45,8 @@ def unused_positions(session: Session, scan: Scan) -> Unused | None:
     ):
         return None
     for path in input_paths(session.setup, scan.batches[0]):
-        column = scan.column(path)
-        if len(column) < len(scan.batches) or any(leaf.ndim != 2 or leaf.dtype.kind not in "iu" for leaf in column):
-            continue
-        if len({leaf.shape[1] for leaf in column}) != 1 or column[0].shape[1] < NARROWEST:
-            continue
-        found = _unused(path, np.concatenate(column))
+        rows = scan.table(path, "iu")
+        found = _unused(path, rows) if rows is not None and rows.shape[1] >= NARROWEST else None
         if found is not None and found.share >= MOST:
             return found
     return None

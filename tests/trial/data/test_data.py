@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from stabcheck.setup import as_setup
 from stabcheck.trial.data import missing_values, sample_order, units
+from stabcheck.trial.data.drift import drift
 from stabcheck.trial.data.label_consistency import Pairing, pairing
 from stabcheck.trial.data.neighbour_labels import relations
-from stabcheck.trial.data.preprocessing import compare, drift, elements
+from stabcheck.trial.data.preprocessing import compare, elements
 from stabcheck.trial.data.scan import class_labels, input_paths, replaced, scan, target_paths
 from stabcheck.trial.pace import Pace
 from stabcheck.trial.session import Session
