@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 def render(report: Report, *, catalog: Sequence[Check] = (), base: str | None = None) -> str:
-    """A suite named after the target. Warnings are in the case's output, as JUnit knows only failed and not failed."""
+    """A suite named after the target. Warnings and what is suppressed are in the case's output, as JUnit knows only
+    failed and not failed."""
     from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 
     wording = Wording(report, catalog, base)
@@ -54,4 +55,7 @@ def _said(check: CheckResult, wording: Wording) -> str:
         if said.finding.source and place:
             lines.append(f"Where {slashed(place.file)}:{place.line}")
         lines += [said.finding.message, f"Fix: {said.finding.fix}", ""]
+    for finding in check.findings:
+        if finding.suppressed is not None:
+            lines += [f"SUPPRESSED {wording.of(check, finding).title}: {finding.suppressed}"]
     return "\n".join(lines).strip()

@@ -63,6 +63,17 @@ def test_junit_failure_tells_where_and_how_to_mend() -> None:
     assert cases["clean-split"].result == []
 
 
+def test_junit_keeps_what_is_suppressed_in_sight() -> None:
+    known = result("dying-relu", "1 dead", finding(code="SC0901", location="a.b", suppressed="known since May"))
+
+    (suite,) = JUnitXml.fromstring(junit.render(report_of(known), catalog=CATALOG, base=BASE).encode())
+
+    (case,) = suite
+    assert case.result == []
+    assert case.system_out.startswith("SUPPRESSED SC0901")
+    assert case.system_out.endswith("at a.b: known since May")
+
+
 # --- SARIF
 
 
