@@ -13,7 +13,7 @@ import functools
 import importlib.metadata
 import re
 
-from stabcheck.check import Check, Outcome
+from stabcheck.check import INSTALLED, Check, Outcome
 from stabcheck.diagnoses.dying_relu import CHECK as DYING_RELU
 from stabcheck.diagnoses.exploding_gradients import CHECK as EXPLODING_GRADIENTS
 from stabcheck.diagnoses.gradient_norms import CHECK as GRADIENT_NORMS
@@ -99,7 +99,7 @@ def broken(id: str, problem: str) -> Check:
     """A check in place of one that cannot be had: a diagnosis, as those run in this process, where the entry was loaded."""
 
     def run(_: object) -> Outcome:
-        raise UserCodeError("installed checks", problem)
+        raise UserCodeError(INSTALLED, problem)
 
     doc = f"Cannot be run: {problem}.\n\n## What to do\nMend or remove the package, or leave the check out: --ignore {id}."
     return Check(id=id, kind="diagnosis", title="Cannot be run", rules=(), run=run, doc=doc, needs_trial=True)

@@ -22,6 +22,9 @@ Severity = Literal["warn", "fail"]
 Source = tuple[str, int]
 Cost = Literal["cheap", "dear"]
 
+INSTALLED = "installed checks"
+"""The stage of an error for which a package with checks is to blame, neither the set-up nor stabcheck."""
+
 
 class Skip(Exception):  # noqa: N818 - it is no error
     """The check does not apply; the reason is a sentence for the user, with the key to add where one is missing."""

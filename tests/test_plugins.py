@@ -78,6 +78,8 @@ def test_a_package_that_cannot_be_imported_stops_nothing_else(package: Path) -> 
     checks = json.loads(done.stdout)["checks"]
     assert [(check["id"], check["status"]) for check in checks] == [("dying-relu", "pass"), ("fits-device", "error")]
     assert problem in checks[1]["error"]["message"]
+    blamed = stabcheck(package, "run", words[1], "--select", "fits-device").stdout
+    assert "The package that brings the check, not your set-up" in blamed
     ignoring = stabcheck(package, *words, "--select", "fits-device", "--ignore", "fits-device")
     assert ignoring.returncode == 0
 

@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from stabcheck.check import INSTALLED
 from stabcheck.renderers.text import STATUS_STYLES, STATUS_WORDS, Paper, fact
 
 if TYPE_CHECKING:
     from rich.text import Text
 
     from stabcheck.check import Check, Rule
-    from stabcheck.report import CheckResult, FindingResult, Report, SourceLine
+    from stabcheck.report import CheckError, CheckResult, FindingResult, Report, SourceLine
 
 IN_FULL = 3
 """Places shown with message and evidence for one rule; the rest are named, as the advice is the same."""
@@ -151,6 +152,15 @@ def suppressed(report: Report) -> list[tuple[str, str]]:
         elif one.state == "unmatched":
             rows.append((f"{one.code}{where}", f"covers nothing any more: take it out ({one.reason})"))
     return rows
+
+
+def blame(error: CheckError) -> str:
+    """Whose fault it is that a check could not run, and what to do."""
+    if error.stage == INSTALLED:
+        return "The package that brings the check, not your set-up: mend or remove it, or --ignore the check."
+    if error.blame == "target":
+        return "Your own code, or how it is called: this is no fault of stabcheck. Mend it where it is raised and run again."
+    return "This is a fault of stabcheck, not of your set-up. Please report it with the output of -v."
 
 
 def _root(code: str | None, above: Mapping[str, str], known: set[str]) -> str | None:

@@ -7,9 +7,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from stabcheck.check import INSTALLED
 from stabcheck.renderers.docs import section
 from stabcheck.renderers.findings import (
     Cause,
+    blame,
     causes,
     headline,
     known,
@@ -33,6 +35,9 @@ SIDE_BY_SIDE = 56
 
 STATUS = 7
 """Columns of a status and the gap after it."""
+
+WHOSE = {"target": "your set-up, ", "stabcheck": "a fault of stabcheck, "}
+"""Whom the verdict blames for what could not run."""
 
 TRACEBACK_LINES = 12
 """Of the traceback of the user's own code; -v and JSON have it all."""
@@ -110,7 +115,7 @@ def verdict_of(report: Report, found: Sequence[Cause], rules: Mapping[str, Rule]
         broken = [check for check in report.checks if check.status == "error"]
         also = f", and {_count(counts['fail'], 'check')} failed" if counts["fail"] else ""
         error = broken[0].error
-        whose = "" if error is None else "your set-up, " if error.blame == "target" else "a fault of stabcheck, "
+        whose = "" if error is None or error.stage == INSTALLED else WHOSE[error.blame]
         said = f"{error.stage}: {clip(error.message)}" if error else clip(broken[0].summary)
         return f"No verdict: {_count(len(broken), 'check')} could not run{also} — {whose}{said}"
     if not ran:
@@ -244,11 +249,7 @@ def _write_error(paper: Paper, error: CheckError, ids: Sequence[str], *, verbose
     paper.write()
     paper.write(paper.words((f"ERROR  {', '.join(ids)} could not run", STATUS_STYLES["error"])))
     paper.hang("What", paper.words(f"{error.stage}: {error.message}"), style="dim")
-    if error.blame == "target":
-        blame = "Your own code, or how it is called: this is no fault of stabcheck. Mend it where it is raised and run again."
-    else:
-        blame = "This is a fault of stabcheck, not of your set-up. Please report it with the output of -v."
-    paper.hang("Who", paper.words(blame), style="dim")
+    paper.hang("Who", paper.words(blame(error)), style="dim")
     _write_trace(paper, error.traceback, whole=verbose)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from stabcheck.renderers.findings import IN_FULL, Cause, is_said, place, word_of
+from stabcheck.renderers.findings import IN_FULL, Cause, blame, is_said, place, word_of
 from stabcheck.renderers.html.markup import Html, el, join, text
 from stabcheck.renderers.terminal import errors_of, summary_of, whys
 from stabcheck.renderers.text import STATUS_WORDS, fact, seconds
@@ -49,15 +49,13 @@ def errors(report: Report) -> Html | None:
     """Why checks could not run, each reason once."""
     blocks = []
     for error, ids in errors_of(report).items():
-        theirs = error.blame == "target"
-        blame = "Your own code, or how it is called." if theirs else "This is a fault of stabcheck: please report it."
         trace = error.traceback.rstrip()
         blocks.append(
             el(
                 "article",
                 el("h3", badge("error"), " ", error.stage),
                 el("p", error.message, class_="message"),
-                el("p", f"{blame} It kept from running: {', '.join(ids)}.", class_="aside"),
+                el("p", f"{blame(error)} It kept from running: {', '.join(ids)}.", class_="aside"),
                 el("details", el("summary", "Traceback"), el("pre", text(trace, lines=True))) if trace else None,
                 class_="finding error",
             )
