@@ -87,6 +87,16 @@ CLIPPED = Rule(
     "and the last weighs most",
     fix="clip once, right before the step, when all micro-batches are in the gradient",
 )
+WEIGHTED = Rule(
+    "SC2207",
+    "micro-batches-weighted-by-position",
+    "fail",
+    message="the {count} micro-batches behind one step of {optimizer} count {shares} times in its gradient, by their place in the "
+    "window, and not 1/{count} each: they are worth {data:.3g} equal ones",
+    fix="call (loss / {count}).backward() once for each micro-batch, on its own loss; a running sum of losses, sent backward each "
+    "time, counts the first ones again and again",
+    why="The step follows some of the data more than the rest, and its length is not that of their mean.",
+)
 OFTEN = 0.5
 """Share of the micro-batches that the clipping must really have shortened: a guard that hardly ever acts is no matter."""
 
@@ -94,7 +104,7 @@ OFTEN = 0.5
 @experiment(
     title="Accumulates gradients",
     about=("train_step",),
-    rules=(THROWN, UNDIVIDED, EVERY_CALL, OTHER_PACE, UNDECLARED, CLIPPED),
+    rules=(THROWN, UNDIVIDED, EVERY_CALL, OTHER_PACE, UNDECLARED, CLIPPED, WEIGHTED),
 )
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Watch windows of micro-batches in the set-up's own step."""
@@ -189,6 +199,17 @@ def _clipped_early(seen: Windows, source: Source | None) -> Iterator[Finding]:
 def _scale(seen: Windows, parts: int, source: Source | None) -> Iterator[Finding]:
     count = (seen.gap or 1) * parts
     scale = seen.scale
+    if scale is not None and scale.shares and parts == 1:
+        total, squares = sum(scale.shares), sum(share**2 for share in scale.shares)
+        yield WEIGHTED.at(
+            None,
+            source=source,
+            optimizer=seen.optimizer,
+            count=count,
+            shares=", ".join(f"{round(share, 4) + 0.0:.2g}" for share in scale.shares),
+            data=total**2 / squares,
+        )
+        return
     if scale is None or scale.cosine < SAME_DIRECTION or count < 2:
         return
     if abs(scale.factor / count - 1) < NEAR and not (scale.sums and parts == 1):

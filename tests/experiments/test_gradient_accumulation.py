@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -133,6 +134,62 @@ def test_a_sum_that_is_clipped_before_it_is_complete(every: int, seed: int, make
 @pytest.mark.parametrize("step", [window(clip=1e3, clips="call"), window(clip=1e-2)], ids=["guard", "once"])
 def test_clipping_that_spares_the_micro_batches_is_silent(step: Any, make_bench: MakeBench) -> None:
     assert CHECK.run(make_bench(stepping(step, accumulate_steps=4))).findings == ()
+
+
+def weighted(*weights: float, running: bool = False, sizes: bool = False) -> Any:
+    """A step that weights the micro-batches by their place, or by how many samples they have, or sends a running sum backward."""
+
+    def maker(model: nn.Module, optimizer: Any) -> Any:
+        count, total = [0], [torch.zeros(())]
+
+        def step(batch: Any) -> Any:
+            value = loss_of(model, batch)
+            if running:
+                total[0] = total[0] + value / len(weights)
+                total[0].backward(retain_graph=True)
+            else:
+                (value * (len(batch[0]) / 100 if sizes else weights[count[0] % len(weights)])).backward()
+            count[0] += 1
+            if count[0] % len(weights) == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+                total[0] = torch.zeros(())
+            return value.item()
+
+        return step
+
+    return maker
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("model", [mlp, noisy])
+@pytest.mark.parametrize(
+    ("step", "counted"),
+    [
+        (weighted(0, 0, 0, running=True), "1, 0.67, 0.33"),
+        (weighted(1, 1, 0.25), "1, 1, 0.25"),
+        (weighted(0.5, 0), "0.5, 0"),
+    ],
+)
+def test_micro_batches_that_count_by_their_place(
+    step: Any, counted: str, model: Any, seed: int, make_bench: MakeBench
+) -> None:
+    declared = 2 if counted == "0.5, 0" else 3
+    outcome = CHECK.run(make_bench(stepping(step, model, accumulate_steps=declared), seed=seed))
+
+    assert codes(outcome) == {"SC2207": "fail"}
+    assert outcome.findings[0].evidence["shares"] == counted
+
+
+def test_micro_batches_that_count_by_their_samples(make_bench: MakeBench) -> None:
+    def setup() -> dict[str, Any]:
+        made: dict[str, Any] = stepping(weighted(1, 1, 1, sizes=True), accumulate_steps=3)()
+        inputs, labels = map(torch.cat, zip(*made["train_loader"], strict=True))
+        cuts = [0, 8, 40, 44, 52, 84, 88]
+        loader = [(inputs[a:b], labels[a:b]) for a, b in itertools.pairwise(cuts)]
+        return {**made, "train_loader": loader}
+
+    assert "SC2207" not in codes(CHECK.run(make_bench(setup)))
 
 
 def test_a_sum_over_samples_is_not_divided(make_bench: MakeBench) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.hooks import attached
 from stabcheck.trial.loop.events import Call, Use
+from stabcheck.trial.loop.shares import dot, shares
 from stabcheck.trial.loop.trace import LoopTrace
 from stabcheck.trial.losses import IGNORE_INDEX
 from stabcheck.trial.modes import undisturbed
@@ -34,6 +36,10 @@ HALVED = 2
 """Micro-batches that are halved to learn whether the loss is a sum."""
 SUM_LIKE = 0.75
 """Loss of half a batch over that of the whole: 1/2 for a sum over samples, 1 for a mean, each with the noise of a half."""
+UNEVEN = 1.5
+"""Times that one micro-batch counts more than another before they are weighted: equal ones differ by rounding."""
+SAME = 0.05
+"""Difference of the shares in two windows, relative to the largest, that is none."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,8 @@ class Scale:
     """Labels that count in each micro-batch; empty if that is the same for all."""
     token_error: float | None
     """How far the mean of means is from the mean over all these labels, relative to it."""
+    shares: tuple[float, ...] = ()
+    """How often the gradient of each micro-batch is in it, by position, where no mean, sum or size of them explains that."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +117,8 @@ class _Watch:
             else:
                 try:
                     scale = self._scale(gap)
+                    if scale.shares:
+                        scale = dataclasses.replace(scale, shares=_in_common(scale.shares, self._scale(gap).shares))
                 except (UserCodeError, Skip, RuntimeError) as error:
                     why = f"the set-up's loss cannot be had outside train_step ({' '.join(str(error).split())[:120]})"
         uses = self._seldom()
@@ -184,7 +194,7 @@ class _Watch:
             means.append(gradients)
             counts.append(_labels_that_count(self.session, batch))
             halves.append(half)
-        self.summing = True
+        self.sums, self.summing = {}, True
         with kept_rng():
             for index, batch in enumerate(window):
                 seed_all(self.bench.seed + index)
@@ -196,16 +206,17 @@ class _Watch:
         clipped = next((c.norm for c in call.clips if c.fresh and not c.by_value), None)
         by_hand = (use.norm if clipped is None else clipped) / use.raw
         whole = _mean(means, [1.0] * gap)
-        dot, own, other = (_dot(a, b) for a, b in ((self.sums, whole), (self.sums, self.sums), (whole, whole)))
+        along, own, other = (dot(a, b) for a, b in ((self.sums, whole), (self.sums, self.sums), (whole, whole)))
         known = [c for c in counts if c is not None]
         uneven = len(known) == gap > 1 and min(known) > 0 and len(set(known)) > 1
         weighted = _mean(means, [float(c) for c in known]) if uneven else whole
         return Scale(
-            factor=dot / other * by_hand if other else math.nan,
-            cosine=dot / math.sqrt(own * other) if own and other else 0.0,
+            factor=along / other * by_hand if other else math.nan,
+            cosine=along / math.sqrt(own * other) if own and other else 0.0,
             sums=_is_sum(halves),
             tokens=tuple(known) if uneven else (),
             token_error=_distance(whole, weighted) if uneven else None,
+            shares=_unexplained(shares(means, self.sums), by_hand, [batches.size(b) for b in window], counts),
         )
 
     def _reference(self, batch: Any, index: int) -> tuple[dict[str, torch.Tensor], float | None]:
@@ -254,10 +265,28 @@ def _mean(parts: list[dict[str, torch.Tensor]], weights: list[float]) -> dict[st
     return mean
 
 
-def _dot(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
-    return math.fsum(float((a[name].double() * b[name].double()).sum()) for name in a.keys() & b.keys())
+def _unexplained(
+    found: tuple[float, ...] | None, factor: float, sizes: list[int], labels: list[int | None]
+) -> tuple[float, ...]:
+    """The shares of the micro-batches if they are neither equal nor as their samples or labels are; else none."""
+    explained = [[1] * len(sizes), sizes, [count or 0 for count in labels]]
+    if found is None or any(_even(found, weights) for weights in explained if all(weights)):
+        return ()
+    return tuple(share * factor for share in found)
+
+
+def _even(found: tuple[float, ...], weights: Sequence[int]) -> bool:
+    each = [share / weight for share, weight in zip(found, weights, strict=True)]
+    return min(each) > 0 and max(each) < UNEVEN * min(each)
+
+
+def _in_common(one: tuple[float, ...], other: tuple[float, ...]) -> tuple[float, ...]:
+    """The shares by position if two windows have the same: it is the position, not the data, that weighs."""
+    if len(one) != len(other) or any(abs(a - b) > SAME * max(map(abs, one)) for a, b in zip(one, other, strict=True)):
+        return ()
+    return one
 
 
 def _distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     apart = math.fsum(float((a[name] - b[name]).double().square().sum()) for name in a)
-    return math.sqrt(apart / max(_dot(b, b), 1e-300))
+    return math.sqrt(apart / max(dot(b, b), 1e-300))
