@@ -56,19 +56,37 @@ MADE_ANEW = Rule(
     "away: what they do to the signal is another thing at every call, and nobody can train it",
     fix="make the layer once, in __init__ of the module that uses it, and build the optimizer after that",
 )
-RULES = (UNOPTIMIZED, OTHER_TENSORS, TWICE, HIDDEN, MADE_ANEW)
+LEFT_OUT = Rule(
+    "SC1521",
+    "part-of-loss-left-out",
+    "fail",
+    message="the set-up's own loss gives {count} parameter(s) of {at} a gradient, but what train_step calls backward() on never "
+    "does, in {calls} calls (the loss of one batch is {loss:.4g}, backward() is called on {root:.4g}): a part of the loss is left "
+    "out, and {at} keeps its initial values",
+    fix="call backward() on the sum of all parts of the loss; give the optimizer only what is meant to be trained",
+    why="What hangs on the part that is left out keeps its random start, while the loss that is logged may count it.",
+)
+RULES = (UNOPTIMIZED, OTHER_TENSORS, TWICE, HIDDEN, MADE_ANEW, LEFT_OUT)
 _CONTAINERS = {"list": "nn.ModuleList", "tuple": "nn.ModuleList", "dict": "nn.ModuleDict"}
 
 
 def judge(
-    seen: Watched, source: Source | None, defined: Callable[[Any], Source | None], kinds: Mapping[str, str]
+    seen: Watched,
+    source: Source | None,
+    defined: Callable[[Any], Source | None],
+    kinds: Mapping[str, str],
+    *,
+    learned: bool,
 ) -> Iterator[Finding]:
     """What is wrong with who owns which parameter; `defined` says where the user wrote the class of an
-    object, `kinds` are the classes of modules whose paths are numbers."""
+    object, `kinds` are the classes of modules whose paths are numbers; `learned` is whether weights may be older than the
+    set-up."""
     if seen.foreign and (seen.held or seen.foreign_held):
         yield _other_tensors(seen, source, kinds)
     elif seen.orphans:
-        yield from _without_optimizer(seen, source, kinds)
+        yield from _without_optimizer(seen, source, kinds, learned=learned)
+    if seen.left_out is not None:
+        yield from _left_out(seen, source, kinds)
     if seen.loss_parameters:
         yield UNOPTIMIZED.at(
             None,
@@ -126,6 +144,26 @@ def _hidden(found: Hidden, seen: Watched, source: Source | None, defined: Callab
     )
 
 
+def _left_out(seen: Watched, source: Source | None, kinds: Mapping[str, str]) -> Iterator[Finding]:
+    found = seen.left_out
+    assert found is not None
+    missing = set(found.parameters)
+    places: dict[str, int] = {}
+    for name in found.parameters:
+        place = _whole(seen, name.rpartition(".")[0], missing) if "." in name else name
+        places[place] = places.get(place, 0) + 1
+    for place, count in list(places.items())[:MOST_FINDINGS]:
+        yield LEFT_OUT.at(
+            place,
+            source=source,
+            count=count,
+            at=called(place, kinds),
+            calls=len(seen.calls),
+            loss=found.loss,
+            root=found.root,
+        )
+
+
 def _other_tensors(seen: Watched, source: Source | None, kinds: Mapping[str, str]) -> Finding:
     module = common(seen.foreign)
     return OTHER_TENSORS.at(
@@ -139,10 +177,12 @@ def _other_tensors(seen: Watched, source: Source | None, kinds: Mapping[str, str
     )
 
 
-def _without_optimizer(seen: Watched, source: Source | None, kinds: Mapping[str, str]) -> Iterator[Finding]:
+def _without_optimizer(
+    seen: Watched, source: Source | None, kinds: Mapping[str, str], *, learned: bool
+) -> Iterator[Finding]:
     """A forgotten part is new, and on the way of the gradient to parts that are trained; what is left out on purpose (a
-    backbone behind a probe, a base under adapters or prompts, weights beside tuned biases) is pretrained, comes first, or is
-    most of the model."""
+    backbone behind a probe, a base under adapters or prompts, weights beside tuned biases) is pretrained, or is most of the
+    model. What comes first, and may have been loaded or trained before, is doubtful."""
     is_few = seen.trained_modules > len(seen.orphans)
     is_half = seen.trained_modules >= len(seen.orphans)
     forgotten = [o for o in seen.orphans if o.fresh and o.whole and (is_few or (is_half and o.last and o.downstream))]
@@ -155,7 +195,7 @@ def _without_optimizer(seen: Watched, source: Source | None, kinds: Mapping[str,
         yield UNOPTIMIZED.at(
             place,
             source=source,
-            severity="fail" if is_downstream else "warn",
+            severity="fail" if is_downstream or not learned else "warn",
             count=sum(len(part.parameters) for part in parts),
             at=called(place, kinds),
             why=f", while {seen.held} parameters {'below' if is_downstream else 'above'} it are trained",
@@ -166,8 +206,11 @@ def _outermost(seen: Watched, orphan: Orphan, missing: set[str]) -> str:
     """The largest module around it of which everything is missing; the parameter itself where it is the model's own."""
     if not orphan.module:
         return orphan.parameters[0]
+    return _whole(seen, orphan.module, missing)
+
+
+def _whole(seen: Watched, place: str, missing: set[str]) -> str:
     trainable = [name for name, p in seen.session.model.named_parameters() if p.requires_grad]
-    place = orphan.module
     while (outer := place.rpartition(".")[0]) and missing.issuperset(n for n in trainable if n.startswith(f"{outer}.")):
         place = outer
     return place

@@ -38,6 +38,19 @@ UNHEARD = 0.9
 """Share that is left of a noisy loss if nothing was learnt through the noise. A VAE whose latent is cut from .data leaves 1.01
 after 200 steps, the same one uncut 0.8 after 77."""
 
+HELPS = 2.0
+"""Times as far that the loss has to come down once frozen random layers are trained too. What is meant to stay random (an extreme
+learning machine, an echo state network, a distilled random network, a table of embeddings) comes to 1.0 to 1.5."""
+
+FROZEN = Rule(
+    "SC1522",
+    "random-layers-frozen",
+    "fail",
+    message="{count} parameter(s) of {at} have requires_grad=False and the random values that they were made with: {steps} of your "
+    "own steps take the loss from {first:.3g} to {kept:.3g}, and to {freed:.3g} once they are trained too",
+    fix="freeze layers only after their weights were loaded; here set requires_grad=True on them, before the optimizer is built",
+    why="What is frozen at random gives random features, and all that comes after has to live with them.",
+)
 SEVERED = Rule(
     "SC1516",
     "detached-on-the-way-to-the-loss",
@@ -53,7 +66,9 @@ SEVERED = Rule(
     title="Training step in order",
     about=("train_step", "optimizer"),
     rules=tuple(
-        sorted((*_training_loop_order.RULES, *_training_loop_ownership.RULES, SEVERED), key=lambda rule: rule.code)
+        sorted(
+            (*_training_loop_order.RULES, *_training_loop_ownership.RULES, SEVERED, FROZEN), key=lambda rule: rule.code
+        )
     ),
 )
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
@@ -64,12 +79,14 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     setup = seen.session.setup
     source = bench.source(setup.train_step)
     findings = list(
-        _training_loop_ownership.judge(seen, bench.places.get("optimizer") or source, bench.source, bench.kinds)
+        _training_loop_ownership.judge(
+            seen, bench.places.get("optimizer") or source, bench.source, bench.kinds, learned=bench.built.learned
+        )
     )
     if setup.train_step is not None:
         findings += list(_training_loop_order.Judge(seen, source).findings(bool(findings)))
     if not findings:
-        findings += _severed(bench)
+        findings += _severed(bench) or _frozen(bench, seen)
     outcome = Outcome(_summary(seen, findings), tuple(findings), _measured(seen))
     if seen.unheld and not findings:
         outcome = outcome.but_not(
@@ -96,6 +113,25 @@ def _severed(bench: Bench) -> list[Finding]:
         SEVERED.at(
             found.module or None, source=found.source, how=found.how, at=called(found.module, bench.kinds), stays=found.stays,
             falls=found.falls, left=found.left, left_without=found.left_without,
+        )
+    ]  # fmt: skip
+
+
+def _frozen(bench: Bench, seen: Watched) -> list[Finding]:
+    from stabcheck.trial.loop.frozen import frozen
+
+    try:
+        found = frozen(bench, seen.session)
+    except (Skip, UserCodeError, RuntimeError):
+        return []
+    if found is None or found.first - found.freed < HELPS * max(found.first - found.kept, 0.0):
+        return []
+    place = found.modules[0]
+    more = f" and {len(found.modules) - 1} more" if len(found.modules) > 1 else ""
+    return [
+        FROZEN.at(
+            place or None, source=bench.source(seen.session.model), at=called(place, bench.kinds) + more, count=found.count,
+            first=found.first, kept=found.kept, freed=found.freed, steps=found.steps,
         )
     ]  # fmt: skip
 

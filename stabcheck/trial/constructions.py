@@ -15,8 +15,10 @@ from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer, lr_scheduler
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader
 
+from stabcheck.trial.loop_spy import replaced
 from stabcheck.userland import is_users, passed_on
 
 _NOTED = (
@@ -36,6 +38,8 @@ class Constructions:
 
     def __init__(self) -> None:
         self._places: dict[int, tuple[weakref.ref[Any], tuple[str, int]]] = {}
+        self.learned = False
+        """Weights were loaded, or an optimizer stepped, while a set-up was built: what is fresh by its looks may be pretrained."""
 
     def place(self, item: object) -> tuple[str, int] | None:
         """File and line of the user's call that built `item`; None if that was not seen."""
@@ -49,11 +53,22 @@ class Constructions:
         belongs = functools.cache(is_users)
         for kind, original in before:
             setattr(kind, "__init__", self._wrapped(original, belongs))  # noqa: B010 - no plain assignment to a method
+        stepping = register_optimizer_step_pre_hook(lambda *_: self._learn())
+        loading = replaced(nn.Module, "load_state_dict", self._load)
         try:
-            yield
+            with loading:
+                yield
         finally:
+            stepping.remove()
             for kind, original in before:
                 setattr(kind, "__init__", original)  # noqa: B010
+
+    def _learn(self) -> None:
+        self.learned = True
+
+    def _load(self, original: Any, *args: Any, **kwargs: Any) -> Any:
+        self.learned = True
+        return passed_on(original, *args, **kwargs)
 
     def _wrapped(self, original: Any, belongs: Any) -> Any:
         @functools.wraps(original)

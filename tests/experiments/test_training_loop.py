@@ -191,10 +191,16 @@ def test_norms_that_no_parameter_group_takes(make_bench: MakeBench) -> None:
     assert [(f.code, f.severity, f.location) for f in findings] == [("SC1505", "fail", i) for i in "147"]
 
 
-def test_a_forgotten_first_layer_is_a_warning(make_bench: MakeBench) -> None:
-    outcome = CHECK.run(make_bench(without(lambda model: list(model.parameters())[2:])))
+def test_a_forgotten_first_layer_is_a_warning_only_if_it_may_be_older_than_the_set_up(make_bench: MakeBench) -> None:
+    entry = without(lambda model: list(model.parameters())[2:])
 
-    assert codes(outcome) == {"SC1505": "warn"}
+    def loaded() -> dict[str, Any]:
+        parts = entry()
+        parts["model"].load_state_dict(copy.deepcopy(parts["model"].state_dict()))
+        return parts
+
+    assert codes(CHECK.run(make_bench(entry))) == {"SC1505": "fail"}
+    assert codes(CHECK.run(make_bench(loaded))) == {"SC1505": "warn"}
 
 
 @pytest.mark.parametrize(
@@ -320,3 +326,59 @@ def test_the_place_is_the_line_that_steps(name: str, make_bench: MakeBench) -> N
     file, line = finding.source
     assert file == loop_cases.__file__
     assert "optimizer.step()" in Path(file).read_text().splitlines()[line - 1]
+
+
+class Heads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.kind, self.size = nn.Linear(16, 8), nn.Linear(8, 4), nn.Linear(8, 1)
+
+    def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = torch.relu(self.body(inputs))
+        return self.kind(hidden), self.size(hidden)[:, 0]
+
+
+def two_parts(model: nn.Module, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    kind, size = model(batch[0])
+    return nn.functional.cross_entropy(kind, batch[1]), nn.functional.mse_loss(size, batch[0][:, 0])
+
+
+def of_two_parts(choose: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]) -> Callable[[], dict[str, Any]]:
+    """The set-up's loss is the sum of two parts; `choose` takes what call `n` is trained on."""
+
+    def setup() -> dict[str, Any]:
+        parts = {**classifier(Heads)(), "loss_fn": None, "compute_loss": lambda m, b: sum(two_parts(m, b))}
+        calls: list[int] = []
+
+        def step(batch: Any) -> float:
+            parts["optimizer"].zero_grad()
+            one, other = two_parts(parts["model"], batch)
+            choose(len(calls), one, other).backward()
+            calls.append(1)
+            parts["optimizer"].step()
+            return float(one + other)
+
+        return {**parts, "train_step": step}
+
+    return setup
+
+
+def test_a_part_of_the_loss_that_is_left_out_is_named(make_bench: MakeBench) -> None:
+    for seed in (0, 1):
+        outcome = CHECK.run(make_bench(of_two_parts(lambda n, one, other: one), seed=seed))
+        (finding,) = outcome.findings
+
+        assert (finding.code, finding.location, finding.evidence["count"]) == ("SC1521", "size", 2)
+        assert finding.evidence["root"] < finding.evidence["loss"]
+
+
+@pytest.mark.parametrize(
+    "choose",
+    [
+        lambda n, one, other: one + other,
+        lambda n, one, other: one if n % 2 else other,
+        lambda n, one, other: one + 0.0 * other,  # its weight is yet to grow
+    ],
+)
+def test_parts_of_the_loss_that_take_turns_are_left_alone(choose: Any, make_bench: MakeBench) -> None:
+    assert codes(CHECK.run(make_bench(of_two_parts(choose)))) == {}

@@ -39,6 +39,8 @@ class LoopTrace:
         self.optimizers: list[torch.optim.Optimizer] = []
         self.moved: set[str] = set()
         """Parameters that were different after some call."""
+        self.touched: set[str] = set()
+        """Parameters to which some backward pass brought a gradient, be it zero."""
         self._inside = self._stepping = 0
         self._fresh: dict[int, torch.Tensor] = {}
         self._scale, self._given = 1.0, 0
@@ -82,6 +84,10 @@ class LoopTrace:
         self.moved |= moved
         call.moved = bool(moved)
         call.stepped_then_undone = self._changed_by_step and not call.moved
+
+    def reached(self) -> set[str]:
+        """Parameters to which some backward pass brought a gradient other than zero."""
+        return set().union(*(call.reached for call in self.calls))
 
     # --- backward
 
@@ -128,6 +134,7 @@ class LoopTrace:
             self._inside -= 1
         fresh = {k: v or 0.0 for k, v in zip(self._fresh, numbers(list(self._fresh.values())), strict=True)}
         self.accounts.add(call.index, before, fresh)
+        self.touched |= {self.accounts.by_id[key].name for key in fresh}
         call.reached |= {self.accounts.by_id[key].name for key, value in fresh.items() if value}
         call.backwards.append(float(root.detach()) if isinstance(root, torch.Tensor) and root.numel() == 1 else 0.0)
         call.parts.append(self._given)

@@ -20,6 +20,7 @@ from stabcheck.trial.loop.events import Call, Use
 from stabcheck.trial.loop.fed import Fed
 from stabcheck.trial.loop.graphs import elements
 from stabcheck.trial.loop.hidden import Hidden, hidden
+from stabcheck.trial.loop.left_out import LeftOut, left_out
 from stabcheck.trial.loop.ownership import (
     Orphan,
     alive_optimizers,
@@ -84,6 +85,8 @@ class Watched:
     """Every optimizer that stepped keeps something from one step to the next."""
     climbs: tuple[float, float] | None
     """The value that backward() was called on and the set-up's loss, where they are the same but for the sign."""
+    left_out: LeftOut | None
+    """Parameters that the set-up's own loss reaches, and the step never does."""
     stale: int
     """Calls that were given a new batch, and fed the model the one of the first call; 0 if it was any other way in any."""
 
@@ -132,6 +135,7 @@ def watch(bench: Bench) -> Watched:
             take(MOST_CALLS - len(trace.calls))
             kept_alive = trace.graphs.alive()
         climbs = _climbs(session, trace, next(iterator)[1], bench.seed)
+        part = left_out(session, trace, next(iterator)[1], bench.seed, bench.recording)
     suspects = _strays(session, trace)
     members = _members(session, trace, iterator)
     return Watched(
@@ -146,6 +150,7 @@ def watch(bench: Bench) -> Watched:
         remembers=all(any(o.state.values()) for o in trace.optimizers),
         stale=fed.stale(),
         climbs=climbs,
+        left_out=part,
         **members,
     )
 
@@ -175,7 +180,7 @@ def _members(session: Session, trace: LoopTrace, iterator: Any) -> dict[str, Any
     model, setup = session.model, session.setup
     own = {id(p) for p in model.parameters()}
     known = [*trace.optimizers, *([setup.optimizer] if setup.optimizer is not None else [])]
-    reached = set().union(*(call.reached for call in trace.calls)) - _moved_by_hand(trace)
+    reached = trace.reached() - _moved_by_hand(trace)
     missing = without_optimizer(model, reached, known)
     loss_missing = _loss_parameters(setup.loss_fn, known)
     if missing or loss_missing:
