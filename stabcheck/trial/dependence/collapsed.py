@@ -74,7 +74,7 @@ def _suspects(subject: Subject) -> Iterator[tuple[str, int | None, str, Source |
             continue
         for name, column, values in columns:
             used = len(ids.unique())
-            if used <= max(1.0, KEPT * len(values.unique())) and any(_is(origin, values) for origin in origins):
+            if used <= len(values.unique()) / 2 and any(_is(origin, values) for origin in origins):
                 yield name, column, op.module, op.line
 
 
