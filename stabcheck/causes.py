@@ -79,6 +79,7 @@ EXPLAINS: tuple[Explains, ...] = (
     ),
     Explains(("SC1102",), ("SC18", *TRAINING), "weights that are shared out over samples or heads mix them"),
     Explains(("SC1803",), ("SC1612",), "a model that sees the next token copies it"),
+    Explains(("SC1807",), (*TRAINING, "SC1612"), "a likelihood that is no one has no least value"),
     Explains(("SC1806",), ("SC1903",), "a mask that is not used lets the padding of others show"),
     Explains(
         ("SC1804", "SC1801", "SC1805", "SC1901", "SC1902", "SC1906", "SC1907", "SC1908", "SC1909", "SC1910", "SC1911"),
