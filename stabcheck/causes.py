@@ -56,8 +56,8 @@ EXPLAINS: tuple[Explains, ...] = (
         ("SC1707",), (*TRAINING, "SC14", "SC1609", "SC19"), "where one answer is always right inputs do not matter"
     ),
     Explains(
-        ("SC1705", "SC1711", "SC1712"),
-        (*TRAINING, "SC0102", "SC0307", "SC14", "SC19"),
+        ("SC1705", "SC1711", "SC1712", "SC1724"),
+        (*TRAINING, "SC0102", "SC0112", "SC0307", "SC14", "SC19"),
         "labels that belong to other inputs are noise",
     ),
     Explains(("SC1708", "SC1709", "SC1713"), (*TRAINING, "SC10"), "values of such a size drown what there is to learn"),
@@ -79,9 +79,10 @@ EXPLAINS: tuple[Explains, ...] = (
     ),
     Explains(("SC1102",), ("SC18", *TRAINING), "weights that are shared out over samples or heads mix them"),
     Explains(("SC1803",), ("SC1612",), "a model that sees the next token copies it"),
+    Explains(("SC1807",), (*TRAINING, "SC1612"), "a likelihood that is no one has no least value"),
     Explains(("SC1806",), ("SC1903",), "a mask that is not used lets the padding of others show"),
     Explains(
-        ("SC1804", "SC1801", "SC1805", "SC1901", "SC1902", "SC1906", "SC1907", "SC1908", "SC1909", "SC1910"),
+        ("SC1804", "SC1801", "SC1805", "SC1901", "SC1902", "SC1906", "SC1907", "SC1908", "SC1909", "SC1910", "SC1911"),
         ("SC0208", *TRAINING, "SC0102", "SC14", "SC19"),
         "what does not reach the output, or reaches another sample's, cannot be learnt from",
     ),

@@ -1,4 +1,4 @@
-"""Rules of data-health about how samples reach training: in which order, paired with what, in which units."""
+"""Rules of data-health about how samples reach training: in which order, how often, in which units."""
 
 from __future__ import annotations
 
@@ -29,15 +29,6 @@ BLOCKS = Rule(
     "samples of all kinds is {given:.4g}, and {mixed:.4g} after as many steps on the same samples in random order",
     fix="give the DataLoader shuffle=True (batches made by hand: shuffle the samples before cutting them, and again "
     "each epoch)",
-)
-UNPAIRED = Rule(
-    "SC1705",
-    "labels-change-between-passes",
-    "fail",
-    message="an input has another label each time it comes: of {met:,} inputs that came again in a second pass over "
-    "train_loader, {agreeing:.0%} kept their label, no more than by chance ({by_chance:.0%})",
-    fix="look for a permutation that is applied to the inputs or to the labels alone: in collate_fn (mixup without "
-    "mixing the labels), in the dataset, or in a sampler for one of two lists",
 )
 INPUTS = Rule(
     "SC1708",
@@ -82,7 +73,7 @@ INVERTED = Rule(
     "of class {frequent} ({share:.1%}): what is rare becomes rarer",
     fix="weights are the inverse of the counts: 1 / count for each class, and for a sampler that of each sample's class",
 )
-RULES = (BLOCKS, UNPAIRED, INPUTS, TARGETS, REPEATED, IMBALANCE, INVERTED)
+RULES = (BLOCKS, INPUTS, TARGETS, REPEATED, IMBALANCE, INVERTED)
 
 
 def ordered(data: Data) -> Iterator[Finding]:
@@ -119,28 +110,6 @@ def ordered(data: Data) -> Iterator[Finding]:
             steps=worth.steps,
             given=worth.loss_as_given,
             mixed=worth.loss_mixed,
-        )
-
-
-def paired(data: Data) -> Iterator[Finding]:
-    """SC1705."""
-    from stabcheck.trial.data.label_consistency import pairing
-    from stabcheck.trial.pace import Pace
-
-    pace = Pace.on(data.bench, math.inf, len(data.train.sizes))
-    found = pairing(data.session, data.train, pace, data.bench.seed)
-    if pace.is_late:
-        data.unchecked("whether all inputs keep their labels in a second pass", "reading it again takes too long")
-    if found is None:
-        return
-    data.measurements["labels_kept"] = {"met": found.met, "agreeing": found.agreeing}
-    if found.is_broken and found.certain:
-        yield UNPAIRED.at(
-            None,
-            source=data.source("train_loader"),
-            met=found.met,
-            agreeing=found.agreeing,
-            by_chance=found.by_chance,
         )
 
 

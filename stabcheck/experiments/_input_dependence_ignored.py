@@ -59,6 +59,15 @@ NOISE = Rule(
     "{output} is compared with each sample's data and depends on none of its inputs: it is made of noise, or of nothing",
     "follow what was to reach {output}, such as the latent vector: noise or zeros of the same shape may have taken its place",
 )
+COLLAPSED = Rule(
+    "SC1911",
+    "ids-collapse-before-lookup",
+    "fail",
+    "{what} has {values} different values in {samples:,} samples, {table} has {rows} rows for them, and of these {ids} {are} ever "
+    "looked up: the values are lost before",
+    "look at what is made of {what} before it is looked up: an integer division or a modulo by the wrong number, fractions that "
+    "are cut to 0 by .long(), a clamp",
+)
 WORDS = 4
 """Integers per sample from which they are taken for a sequence; up to three may be sizes and numbers of whatever it is."""
 
@@ -111,6 +120,18 @@ def _is_main(found: Subject, axes: dict[str, int], ignored: list[str], name: str
     used = [found.given(other).numel() for other in axes if other not in ignored]
     first = bool(found.names) and name == found.names[0]
     return first or found.given(name).numel() > max(used, default=0)
+
+
+def of_lookups(bench: Bench, found: Subject) -> Iterator[Finding]:
+    """SC1911."""
+    from stabcheck.trial.dependence.collapsed import collapsed
+
+    one = collapsed(found)
+    if one is not None:
+        numbers = {"values": one.values, "ids": one.ids, "rows": one.rows, "samples": one.samples}
+        source, are = one.line or bench.source(found.session.model), "is" if one.ids == 1 else "are"
+        facts: dict[str, Any] = {"what": one.words, "table": one.table, "are": are, **numbers}
+        yield COLLAPSED.at(one.table, source=source, **facts)
 
 
 def of_columns(bench: Bench, found: Subject, axes: dict[str, int], ignored: list[str]) -> Iterator[Finding]:

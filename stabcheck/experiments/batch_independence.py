@@ -6,7 +6,8 @@ sample's content in another's place: nothing but that sample's output may change
 operation of the forward is compared to find the first that brings two samples together. Tables of all pairs, losses and
 outputs without a sample axis are left alone, and so is mixing by a decision that no gradient passes (experts of limited
 capacity). If the gradient of the loss says that each position is trained to say what its own input holds next, the second half
-of the sequences is exchanged: no prediction of the first half may change. Reshapes are looked at for axes that they tear: those
+of the sequences is exchanged: no prediction of the first half may change; where masked weights put places into an order, none may
+be told from itself. Reshapes are looked at for axes that they tear: those
 that come out at the same length, made of pieces of others. Where batches are padded as far as their longest sample and no
 mask is given, shorter samples are judged in a batch of their own.
 
@@ -82,6 +83,15 @@ PADDED = Rule(
     "less, the shorter samples get other outputs (by {sway:.2g} of the spread between samples)",
     "tell the model what is padding: a key_padding_mask or attention_mask, packed sequences, a mean over the real positions only",
 )
+OWN = Rule(
+    "SC1807",
+    "prediction-sees-its-target",
+    "fail",
+    "weights are masked so that each place of {name} is told from those before it, and {output} sees the very place that it is to "
+    "tell, at {seen} of {probed} places: it copies it",
+    "the mask of the first layer leaves the place itself out (type A of a PixelCNN; of a MADE '>' in the output layer, not '>=')",
+    why="The likelihood grows beyond what the data allow, and nothing can be drawn from such a model.",
+)
 SWAY_SHOWN = 0.02
 """The same, from which padding is worth a warning. Maxima and sums over it gave 0, attention 0.05 to 0.3, means and last states
 0.2 to 1."""
@@ -103,7 +113,10 @@ NORMS = {
 """Operations through which a prediction sees of its future no more than an average."""
 
 
-@experiment(title="Samples are independent", about=("model",), rules=(MIXED, STATISTICS, FUTURE, INSIDE, TORN, PADDED))
+RULES = (MIXED, STATISTICS, FUTURE, INSIDE, TORN, PADDED, OWN)
+
+
+@experiment(title="Samples are independent", about=("model",), rules=RULES)
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Exchange a sample, and then the second half of a sequence; nothing else may change."""
     from stabcheck.trial.dependence.causality import next_steps
@@ -124,6 +137,7 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
         if batch.why_not and not steps and not findings:
             raise Skip(batch.why_not)
         findings += _of_sequence(bench, found, steps)
+        findings = findings or list(_of_own_targets(bench, found))
         findings = findings or [*_of_axes(bench, found), *_of_padding(bench, found)]
         if found.call.calls > 1:
             not_checked.append(
@@ -207,6 +221,14 @@ def _remedy(mixing: Mixing) -> str:
     if op is None:
         return "look for flip, roll, sort, or an index along the axis of samples"
     return "follow the axis of samples through forward(): no statistic, softmax, attention or matrix product may run along it"
+
+
+def _of_own_targets(bench: Bench, found: Subject) -> Iterator[Finding]:
+    from stabcheck.trial.dependence.own_target import own_target
+
+    if (one := own_target(found)) is not None:
+        facts: dict[str, Any] = {"name": one.name, "output": one.output, "seen": one.seen, "probed": one.probed}
+        yield OWN.at(one.module, source=bench.source(found.session.model), **facts)
 
 
 def _of_axes(bench: Bench, found: Subject) -> Iterator[Finding]:

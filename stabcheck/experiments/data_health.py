@@ -4,7 +4,8 @@
 One pass over each loader, as far as a few seconds reach: NaN and infinite values that get through to the loss, the batches with
 the largest and smallest ids and labels, the last batch, targets that are all alike, columns that never change,
 sequences that are copies, codes for missing values, the target among the inputs. Whether an input keeps its label in a second
-pass, whether labels of either side have to do with its inputs (by nearest neighbours) and mean the same in both, whether the
+pass, whether collate_fn keeps the parts of each sample together, whether labels of either side have to do with its inputs (by
+nearest neighbours) and mean the same in both, whether the
 dataset repeats its random augmentation. What only looks odd is tried out: a few dozen steps on the same batches shuffled, or
 with inputs or targets standardised, and the validation loss with validation inputs brought to the scale of training. A set-up
 that copes is left alone.
@@ -25,7 +26,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from stabcheck.check import Finding, NotChecked, Outcome, Skip, Source, experiment
-from stabcheck.experiments import _data_health_sides, _data_health_training, _data_health_values
+from stabcheck.experiments import _data_health_pairing, _data_health_sides, _data_health_training, _data_health_values
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
@@ -79,13 +80,14 @@ def sides(data: Data) -> Iterator[Finding]:
 
 STAGES: tuple[tuple[Callable[[Data], Iterator[Finding]], ...], ...] = (
     (_data_health_values.unusable,),
+    (_data_health_pairing.torn,),
     (
         _data_health_values.empty,
         _data_health_values.redundant,
         _data_health_training.repeated,
         _data_health_training.imbalanced,
     ),
-    (_data_health_training.paired,),
+    (_data_health_pairing.paired,),
     (sides,),
     (_data_health_training.ordered,),
     (_data_health_training.scaled,),
@@ -98,7 +100,12 @@ STAGES: tuple[tuple[Callable[[Data], Iterator[Finding]], ...], ...] = (
     about=("train_loader",),
     rules=tuple(
         sorted(
-            (*_data_health_values.RULES, *_data_health_training.RULES, *_data_health_sides.RULES),
+            (
+                *_data_health_values.RULES,
+                *_data_health_pairing.RULES,
+                *_data_health_training.RULES,
+                *_data_health_sides.RULES,
+            ),
             key=lambda rule: rule.code,
         )
     ),

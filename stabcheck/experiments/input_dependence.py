@@ -6,7 +6,8 @@ by one, in eval and in training mode, weights and every generator held. What cha
 operation of the forward is then compared to find the one that drops it. Gates that start at zero are opened first; where a
 dead or saturated activation ends the signal, or it shrinks until rounding swallows it, other checks speak. An input that the
 model spends weights on in vain is looked at again after a few training steps; what is left out of a table, or of the arguments,
-is looked at for what it tells about the targets that nothing in use tells. In padded sequences the embeddings of the
+is looked at for what it tells about the targets that nothing in use tells. The ids that embeddings are given are counted beside
+the values that they are computed from. In padded sequences the embeddings of the
 padding, and those of everything else, are disturbed in turn. Over several batches, inputs are looked at for being all alike;
 where the model's call cannot be seen, the batches themselves are.
 
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from stabcheck.check import Finding, NotChecked, Outcome, Rule, Skip, experiment
 from stabcheck.experiments._input_dependence_ignored import (
+    COLLAPSED,
     CONDITION,
     CUT_OFF,
     IGNORED_INPUT,
@@ -36,6 +38,7 @@ from stabcheck.experiments._input_dependence_ignored import (
     of_columns,
     of_content,
     of_ignored,
+    of_lookups,
 )
 from stabcheck.reading import is_label_name
 
@@ -89,7 +92,7 @@ ENOUGH = 8
 """Samples from which equal inputs are no chance."""
 
 
-RULES = (UNUSED, INVERTED, IGNORED_MASK, IGNORED_INPUT, ALIKE, CUT_OFF, LEFT_OUT, CONDITION, UNREAD, NOISE)
+RULES = (UNUSED, INVERTED, IGNORED_MASK, IGNORED_INPUT, ALIKE, CUT_OFF, LEFT_OUT, CONDITION, UNREAD, NOISE, COLLAPSED)
 
 
 @experiment(title="Inputs matter", about=("model",), rules=RULES)
@@ -130,7 +133,7 @@ def _judged(bench: Bench, found: Subject) -> Outcome:
         findings = findings or list(of_content(bench, found, axes))
     findings = findings or list(of_ignored(bench, found, axes, ignored))
     if axes and not not_checked and all(finding.severity == "warn" for finding in findings):
-        findings = list(of_columns(bench, found, axes, ignored)) or findings
+        findings = list(of_columns(bench, found, axes, ignored)) or list(of_lookups(bench, found)) or findings
     measured = {"inputs": sorted(axes), "without_effect": ignored, "reactions": reactions}
     if not_checked and not findings and not reactions:
         raise Skip(not_checked[0].why)

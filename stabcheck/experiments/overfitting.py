@@ -7,7 +7,8 @@ accuracy is known to about ±0.98/√n (95 %), so 30 samples give ±18 %, 1,000 
 beside a large training set, or if the loader leaves samples out of every pass.
 
 Where training is given far fewer samples than validation, or shows so few of them so often that the model can learn them by
-heart, the planned run is rehearsed for a moment, and both losses are followed on the same samples in eval mode.
+heart, the planned run is rehearsed for a moment, and both losses are followed on the same samples in eval mode. So it is where
+the nearest training samples tell the validation targets: what they know the model should come to know.
 
 ## Why it matters
 Early stopping, learning-rate plateaus and the choice among runs all follow the validation metric. On a dozen samples they follow
@@ -75,6 +76,23 @@ TURNS = Rule(
     "on, from {then:.3g} to {low:.3g}",
     fix="stop where the validation loss is lowest, and keep that checkpoint; or plan fewer epochs, more data, a smaller model",
 )
+STRANGE = Rule(
+    "SC1405",
+    "nothing-learnt-transfers",
+    "fail",
+    message="the model learns its training samples and nothing that holds for others: after {steps} of {planned:,} steps it has "
+    "come {share:.0%} of the way from one guess for all ({constant:.3g}) to a perfect fit on training samples ({low:.3g}), and on "
+    "validation samples never below {least:.3g} (one guess: {val_constant:.3g}), although the {neighbours} nearest training "
+    "samples tell {known:.0%} of what differs between validation targets",
+    fix="look for what makes neighbours look unlike each other to the model: frequencies or scales that are far too high for the "
+    "inputs, a row number or another name of the sample among them, a hash",
+    why="What is learnt is the samples themselves: more training makes it no better.",
+)
+KNOWN = 0.5
+"""Share of the variance of validation targets that the nearest training samples must tell."""
+LEARNT, TRANSFERRED = 0.5, 0.1
+"""Share of the way that training samples must come, and validation samples must not, of what neighbours tell: healthy set-ups go
+both ways together."""
 OUTNUMBERED = 5
 """Times the training samples that validation has: nobody splits so, even where labels are few."""
 BY_HEART = 0.25
@@ -90,7 +108,7 @@ SECONDS = 1.5
 """Time for the rehearsal."""
 
 
-@experiment(title="Overfitting", about=("val_loader",), rules=(TINY, DROPPED, FEW, TURNS), cost="dear")
+@experiment(title="Overfitting", about=("val_loader",), rules=(TINY, DROPPED, FEW, TURNS, STRANGE), cost="dear")
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Count samples, targets and parameters."""
     session = bench.shared()
@@ -117,6 +135,8 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
             "training_loss": followed.train,
             "validation_loss": followed.val,
         }
+    if finding is None and val.samples >= FEWEST:
+        finding = _strange(bench, followed, measured)
     more = "" if val.exact else " or more"
     summary = f"{val.samples}{more} validation samples beside {train.samples} for training"
     if targets:
@@ -184,6 +204,33 @@ def _by_heart(bench: Bench, seen: Course, train: SampleCount, val: SampleCount, 
         }
         return TURNS.at(None, epochs=planned_epochs(session), **more, **facts)
     return None
+
+
+def _strange(bench: Bench, followed: Course | None, measured: dict[str, Any]) -> Finding | None:
+    """Whether training is learnt and validation is not, where the nearest samples would tell it."""
+    from stabcheck.trial.data.short_training import scale_of
+    from stabcheck.trial.memorising import course, sides_of
+    from stabcheck.trial.neighbourhood import NEIGHBOURS, known_by_neighbours
+    from stabcheck.trial.pace import Pace
+
+    session = bench.shared()
+    known = known_by_neighbours(session, bench.seed) if session.can_step and session.planned_steps else None
+    if known is None or known < KNOWN:
+        return None
+    measured["known_by_neighbours"] = known
+    mine, other = (scale_of(session, given, bench.seed) for given in sides_of(session))
+    if mine is None or other is None:
+        return None
+
+    def is_told(low: float, high: float) -> bool:
+        return other.share(high) > TRANSFERRED * known
+
+    seen = followed or course(bench, Pace.on(bench, SECONDS), until=is_told)
+    if seen is None or mine.share(seen.train[-1]) < LEARNT or is_told(0.0, min(seen.val)):
+        return None
+    facts: dict[str, Any] = {"low": seen.train[-1], "least": min(seen.val), "share": mine.share(seen.train[-1])}
+    facts |= {"constant": mine.constant, "val_constant": other.constant, "known": known, "neighbours": NEIGHBOURS}
+    return STRANGE.at(None, steps=seen.steps[-1], planned=seen.planned, **facts)
 
 
 def _targets(session: Session, train: SampleCount) -> tuple[int | None, bool]:

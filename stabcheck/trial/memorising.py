@@ -54,6 +54,19 @@ def planned_epochs(session: Session) -> float:
     return steps * session.setup.accumulate_steps / per_epoch if per_epoch and steps else 0.0
 
 
+def sides_of(session: Session) -> list[list[Any]]:
+    """The first batches of training and of validation.
+
+    Raises:
+        UserCodeError: a loader raised.
+    """
+    with kept_rng():
+        return [
+            [batches.clone(b) for b in itertools.islice(session.epoch(key), BATCHES)]
+            for key in ("train_loader", "val_loader")
+        ]
+
+
 def course(
     bench: Bench, pace: Pace, *, until: Callable[[float, float], bool] = lambda train, val: False
 ) -> Course | None:
@@ -69,12 +82,7 @@ def course(
         return None
     calls = planned * session.setup.accumulate_steps
     try:
-        with kept_rng():
-            sides = [
-                [batches.clone(b) for b in itertools.islice(session.epoch(key), BATCHES)]
-                for key in ("train_loader", "val_loader")
-            ]
-        return _followed(bench, session, sides, calls, pace, until)
+        return _followed(bench, session, sides_of(session), calls, pace, until)
     except (UserCodeError, Skip):  # a loss that is known in the step alone
         return None
 

@@ -6,9 +6,11 @@ import contextlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from stabcheck.trial.batches import tensors
 from stabcheck.trial.dependence.difference import Outputs, equal, is_changed, scale
@@ -16,12 +18,15 @@ from stabcheck.trial.dependence.effect import disturbed_embeddings
 from stabcheck.trial.dependence.subject import Changed, Subject
 from stabcheck.trial.modes import kept_modes
 from stabcheck.trial.rng import kept_rng
-from stabcheck.userland import UserCodeError
+from stabcheck.trial.split.samples import behind
+from stabcheck.userland import UserCodeError, userland
 
 BATCHES = 8
 """Batches of the loader that are looked at for how far they are padded."""
 MARGIN = 3
 """Positions of padding that are left to each sample, and taken from it at least."""
+ALONE = 8
+"""Samples of which it is looked how far they are padded alone."""
 SHORTEST = 3
 """Positions from which a tensor is taken for a sequence."""
 
@@ -151,9 +156,9 @@ def _disturbed(subject: Subject, padded: Padded, where: torch.Tensor) -> Outputs
 
 
 def sway_of_company(subject: Subject) -> tuple[str, float] | None:
-    """A padded input without a mask, and how far the outputs of its shorter samples move when these make up a batch of their
-    own and are padded less, as a share of how much the outputs differ from each other. None if the loader does not pad each
-    batch as far as its longest sample, or the model cannot be given such a batch.
+    """A padded input without a mask that is heeded, and how far the outputs of its shorter samples move when these make up a
+    batch of their own and are padded less, as a share of how much the outputs differ from each other. None if the loader does
+    not pad each batch as far as its longest sample, or the model cannot be given such a batch.
 
     Some padding is left to each: whether there is any at all, a maximum over all positions may well notice.
     """
@@ -162,7 +167,9 @@ def sway_of_company(subject: Subject) -> tuple[str, float] | None:
         length = min(int(lengths.median()) + MARGIN, padded.real.shape[1] - MARGIN)
         rows = (lengths <= length - MARGIN).nonzero().flatten()
         at_end = bool(padded.real[:, 0].all())
-        if padded.masks or not at_end or len(rows) < 2 or not _follows_longest(subject, padded):
+        if not at_end or len(rows) < 2 or not _follows_longest(subject, padded):
+            continue
+        if padded.masks and is_heeded(subject, padded):
             continue
         wide = padded.real.shape
 
@@ -206,7 +213,25 @@ def _follows_longest(subject: Subject, padded: Padded) -> bool:
             if found.dim() < 2 or bool((found[:, -1] == token).flatten(1 if found.dim() > 2 else 0).all()):
                 return False
             widths.add(found.shape[1])
-    return len(widths) > 1
+    return len(widths) > 1 or _is_narrower_alone(subject.session.setup.train_loader, place, widths)
+
+
+def _is_narrower_alone(loader: Any, place: int, widths: set[int]) -> bool:
+    """Whether the loader's collate function pads a sample less that is alone: among many one is nearly always the longest."""
+    if not isinstance(loader, DataLoader) or loader.batch_size is None:
+        return False
+    try:
+        source = behind(loader, "train_loader")
+        if source.style != "items":
+            return False
+        for index in list(source.indices[:ALONE]):
+            with userland("collate_fn"):
+                found = next(itertools.islice(tensors(loader.collate_fn([source.read(index)])), place, None))
+            if found.dim() > 1 and found.shape[1] < min(widths):
+                return True
+    except (UserCodeError, StopIteration):
+        pass
+    return False
 
 
 def is_heeded(subject: Subject, padded: Padded) -> bool:
