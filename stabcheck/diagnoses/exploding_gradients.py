@@ -22,7 +22,7 @@ from typing import Any
 
 from stabcheck import stats
 from stabcheck.check import Finding, Outcome, Rule, Skip, diagnosis
-from stabcheck.reading import GROWN, LATER, TAIL, called, is_bad_from_nowhere, progress, too_few
+from stabcheck.reading import GROWN, LATER, TAIL, Progress, called, is_bad_from_nowhere, progress, too_few
 from stabcheck.recording import CONSTANT_LEVEL, Recording
 
 DIVERGED = GROWN
@@ -31,6 +31,8 @@ the stability edge, 88 % of those that diverged (326 trainings of 500 steps)."""
 HOPELESS_START = 1000.0
 """Times the constant-prediction loss at the first step. Up to 1000 times, models recovered (29 of 29); above, 5 of 7 never
 did. It counts only if the trial's end is still above DIVERGED."""
+GROWTH = 100.0
+"""Times from the first to the last layer, or the place up to which, that activations grow to be spoken of."""
 FULL_RATE = 0.5
 """Share of the planned peak rate that the trial must have reached to say something about it."""
 
@@ -54,7 +56,7 @@ BLOWN_UP = Rule(
     "blown-up-start",
     "fail",
     "the first loss is {first:.3g}, {ratio:.0e} times that of the best constant guess ({constant:.3g}), and {steps} steps "
-    "did not mend it: activations grow {growth:.1e} times from the first to the last layer, past 100 times at {at}",
+    "did not mend it{growing}",
     "scale the initialisation down (He initialisation; residual branches by 1/sqrt(2 × number of blocks), or start them "
     "at zero), or normalise between the blocks",
 )
@@ -80,27 +82,13 @@ def CHECK(recording: Recording) -> Outcome:  # noqa: N802
         "largest_gradient_norm": max(norms, default=None), "median_gradient_norm": stats.median(norms) if norms else None,
         "activation_growth": _growth(recording)[0],
     }  # fmt: skip
-    finding = _overflow(recording)
     reference = max(constant, level)
-    if finding is None and math.isfinite(state.last) and reference > 0:
-        growth, place = _growth(recording)
-        facts: dict[str, Any] = {
-            "first": state.first,
-            "last": state.last,
-            "constant": constant,
-            "steps": len(recording.steps),
-        }
-        if state.first > HOPELESS_START * reference and state.last > DIVERGED * reference:
-            finding = BLOWN_UP.at(
-                place,
-                at=called(place, recording.kinds),
-                ratio=state.first / reference,
-                growth=growth,
-                **facts,
-            )
-        # The median too: a few batches far off, as loss-trend tells them, are no divergence.
-        elif min(state.last, stats.median(recording.losses[-TAIL:])) > DIVERGED * max(reference, state.first):
-            finding = DIVERGENCE.at(None, remedy=_remedy(recording), **facts)
+    # What starts hopeless may well overflow in the end: it is the start that is wrong.
+    finding = _blown_up(recording, state, reference) or _overflow(recording)
+    # The median too: a few batches far off, as loss-trend tells them, are no divergence.
+    low = min(state.last, stats.median(recording.losses[-TAIL:]))
+    if finding is None and math.isfinite(state.last) and low > DIVERGED * max(reference, state.first) > 0 < reference:
+        finding = DIVERGENCE.at(None, remedy=_remedy(recording), **_facts(recording, state, constant))
     if finding is None and not math.isfinite(state.last):
         raise Skip("the loss stopped being a number without growth before: gradient-norms says where that began")
     if finding is None and len(recording.losses) < TAIL:
@@ -117,6 +105,24 @@ def CHECK(recording: Recording) -> Outcome:  # noqa: N802
             "stability at the planned peak rate", f"the trial ran in the warm-up, at {share:.0%} of the peak at most"
         )
     return outcome
+
+
+def _facts(recording: Recording, state: Progress, constant: float) -> dict[str, Any]:
+    return {"first": state.first, "last": state.last, "constant": constant, "steps": len(recording.steps)}
+
+
+def _blown_up(recording: Recording, state: Progress, reference: float) -> Finding | None:
+    """A first loss that is a number, and out of all proportion, which the trial did not bring down."""
+    if reference <= 0 or not HOPELESS_START * reference < state.first < math.inf or state.last <= DIVERGED * reference:
+        return None
+    growth, place = _growth(recording)
+    constant = state.constant if state.constant is not None else state.first
+    at = called(place, recording.kinds)
+    growing = f": activations grow {growth:.1e} times from the first to the last layer, past {GROWTH:.0f} times at {at}"
+    return BLOWN_UP.at(
+        place, at=at, ratio=state.first / reference, growth=growth, growing=growing if growth > GROWTH else "",
+        **_facts(recording, state, constant),
+    )  # fmt: skip
 
 
 def _overflow(recording: Recording) -> Finding | None:
@@ -142,7 +148,7 @@ def _growth(recording: Recording) -> tuple[float, str | None]:
     if len(rows) < 2:
         return 1.0, rows[0][0] if rows else None
     start = rows[0][1] or 1.0
-    place = next((module for module, rms in rows if rms and rms > 100 * start), rows[-1][0])
+    place = next((module for module, rms in rows if rms and rms > GROWTH * start), rows[-1][0])
     return (rows[-1][1] or 0.0) / start, place
 
 

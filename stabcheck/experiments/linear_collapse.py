@@ -3,14 +3,16 @@
 ## What it looks at
 One forward of your own loss, function by function: which layer reads which, and what lies between them. Where nothing but affine
 functions does (reshaping, sums with constants, pooling, dropout, BatchNorm), it is proved by running the model on points
-halfway between two outputs of the first layer. Left alone: a middle narrower than both ends, as in LoRA or a bottleneck,
+halfway between two outputs of the first layer. A function that is not known to be affine is tried out on numbers of its own.
+Left alone: a middle narrower than both ends, as in LoRA or a bottleneck,
 depthwise and one-sided convolutions, layers with shared weights, residual sums, and whatever else also reads the
 first layer's output. Where the loss differentiates a network twice by its inputs, as physics-informed ones do: is that second
 derivative exactly zero at every sample, because ReLU and its kind have none?
 
 ## Why it matters
 Two affine maps in a row are one affine map. A network whose activations are forgotten, or built and never called, trains
-without complaint and is logistic regression. A differential equation of second order is blind to a network of straight pieces:
+without complaint and is logistic regression. So does one whose activations do not bend, as LeakyReLU with a slope of 1. A
+differential equation of second order is blind to a network of straight pieces:
 its residual does not depend on the weights.
 
 ## What to do
@@ -66,6 +68,15 @@ STRAIGHT = Rule(
     fix="use a smooth activation in it: tanh, SiLU, GELU, softplus or sine instead of {activation}",
 )
 
+UNBENT = Rule(
+    "SC2305",
+    "straight-activation",
+    "fail",
+    message="the {activation} between {first} and {second} does not bend: with these arguments it hands on its input, scaled at "
+    "most, so {chain} are one affine map{others}",
+    fix="give it a slope, threshold or limits that make it bend (nn.LeakyReLU has negative_slope=0.01), or use ReLU or GELU",
+)
+
 
 ONE_PIECE = NotChecked(
     "layers inside recurrent modules, fused attention and compiled functions", "their calls run as one piece"
@@ -73,7 +84,10 @@ ONE_PIECE = NotChecked(
 
 
 @experiment(
-    title="Linear collapse", about=("model",), rules=(AFFINE_MODEL, UNAPPLIED, MERGED, STRAIGHT), beyond=(ONE_PIECE,)
+    title="Linear collapse",
+    about=("model",),
+    rules=(AFFINE_MODEL, UNAPPLIED, MERGED, STRAIGHT, UNBENT),
+    beyond=(ONE_PIECE,),
 )
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Follow one forward from layer to layer."""
@@ -103,6 +117,8 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
 def _judge(found: Found, chain: Chain) -> tuple[Rule, Severity] | None:
     if chain.discarded is not None or chain.unused is not None:
         return UNAPPLIED, "fail"
+    if chain.straight is not None:
+        return UNBENT, "fail"
     if found.is_shallow:
         return AFFINE_MODEL, "fail"
     if not chain.is_one_place:
@@ -142,7 +158,7 @@ def _finding(bench: Bench, rule: Rule, severity: Severity, chains: list[Chain]) 
     return rule.at(
         place, severity=severity,
         chain=_listed(names), first=names[0], second=names[1], inputs=layers[0].inputs, outputs=layers[-1].outputs,
-        count=len(layers), what=what, example=example,
+        count=len(layers), what=what, example=example, activation=chain.straight,
         layers=[[called(layer.name, bench.kinds) for layer in c.layers] for c in chains],
         others=f" (and so {'is' if more == 1 else 'are'} {more} more)" if more else "",
     )  # fmt: skip

@@ -24,7 +24,7 @@ from stabcheck.trial.loop_spy import LoopSpy
 from stabcheck.trial.modes import held_by
 from stabcheck.trial.probes import RectifierProbe, SignalProbe, SignalReading
 from stabcheck.trial.rectifiers import RectifierLog
-from stabcheck.trial.recurrence import by_hand, recurrences
+from stabcheck.trial.recurrence import by_hand, by_parameter, recurrences
 from stabcheck.trial.session import Session
 from stabcheck.userland import UserCodeError
 
@@ -186,6 +186,7 @@ class _Trial:
             recurrences=(
                 *recurrences(session, self.kept_batches[:1], bench.seed),
                 *(by_hand(self.signals[-1]) if self.signals else ()),
+                *by_parameter(session, self.kept_batches[:1], bench.seed),
             ),
             yardsticks=levels, optimizers=tuple(records.optimizer_facts(o) for o in known),
             clipping=Clipping(setup.clip_grad_norm, self.spy.clip_threshold),

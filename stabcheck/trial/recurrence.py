@@ -10,8 +10,12 @@ import torch
 from torch import nn
 
 from stabcheck import stats
+from stabcheck.check import Skip
 from stabcheck.recording import Recurrence
 from stabcheck.trial import norms
+from stabcheck.trial.affine.tape import LAYERS
+from stabcheck.trial.batches import tensors
+from stabcheck.trial.call_watch import CallWatch, watch_loss
 from stabcheck.trial.hooks import attached
 from stabcheck.trial.modes import undisturbed
 from stabcheck.trial.probes import SignalReading
@@ -48,6 +52,54 @@ def by_hand(readings: dict[str, SignalReading]) -> tuple[Recurrence, ...]:
         found.append(Recurrence(r.module, r.kind, tuple(max(value, NOTHING) for value in profile), by_hand=True))
         at += r.calls
     return tuple(found)
+
+
+class _Products(CallWatch):
+    """Every product with a parameter that no layer of PyTorch's holds, by parameter."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.own = own_matrices(model)
+        self.found: dict[str, list[torch.Tensor]] = {}
+
+    def saw(self, name: str, args: Any, kwargs: Any, out: Any) -> None:
+        """Keep what came of it."""
+        if name in LAYERS and isinstance(out, torch.Tensor) and out.requires_grad:
+            factors = (self.own.get(id(t if t._base is None else t._base)) for t in tensors((args, kwargs)))
+            if (parameter := next((p for p in factors if p), None)) is not None:
+                self.found.setdefault(parameter, []).append(out)
+
+
+def own_matrices(model: nn.Module) -> dict[int, str]:
+    """id -> path of the matrices that modules of the user's hold by themselves."""
+    return {
+        id(parameter): f"{name}.{key}".lstrip(".")
+        for name, module in model.named_modules()
+        if not type(module).__module__.startswith("torch.nn.")
+        for key, parameter in module.named_parameters(recurse=False)
+        if parameter.dim() == 2 and parameter.requires_grad
+    }
+
+
+def by_parameter(session: Session, kept: list[Any], seed: int) -> tuple[Recurrence, ...]:
+    """The same as `by_hand` for a bare parameter that one forward multiplies with so many times, with the weights as they are."""
+    if not kept or not own_matrices(session.model):
+        return ()
+    watch = _Products(session.model)
+    try:
+        loss = watch_loss(session, kept[0], seed, watch)
+    except (UserCodeError, Skip):
+        return ()
+    found = []
+    # Those that lead from state to state are square.
+    shapes = {name: parameter.shape for name, parameter in session.model.named_parameters()}
+    for name, products in sorted(watch.found.items(), key=lambda item: len(set(shapes[item[0]]))):
+        if len(products) >= CALLS and loss.requires_grad:
+            gradients = torch.autograd.grad(loss, products, retain_graph=True, allow_unused=True)
+            values = norms.numbers([None if g is None else norms.norm(g) for g in gradients])
+            profile = (max(stats.log(value or 0.0), NOTHING) for value in values)
+            found.append(Recurrence(name, "Parameter", tuple(profile), by_hand=True))
+    return tuple(found[:MAX_MODULES])
 
 
 def _profiles(session: Session, batch: Any, seed: int) -> dict[str, tuple[float, ...]]:

@@ -41,6 +41,13 @@ def test_a_hopeless_start_names_the_layer_where_activations_pass_a_hundredfold()
     assert (finding.code, finding.location) == ("SC0803", "3")
 
 
+def test_what_started_hopeless_is_told_by_its_start_also_when_it_overflows_later() -> None:
+    made = recording(steps=steps([1e7, 3e9, math.nan]), first_non_finite=("activation", "2", 2))
+    (finding,) = CHECK.run(made).findings
+
+    assert (finding.code, finding.evidence["steps"]) == ("SC0803", 3)
+
+
 def test_scaling_the_loss_changes_nothing() -> None:
     for scale in (1e-9, 1.0, 1e9):
         made = recording(

@@ -226,9 +226,26 @@ class Loop(nn.Module):
         return self.out(state)
 
 
-def looping(squash: Any) -> Any:
+class Bare(Loop):
+    """The same with parameters of its own."""
+
+    def __init__(self, squash: Any) -> None:
+        super().__init__(squash)
+        self.inwards, self.onwards = (nn.Parameter(layer.weight.data.T) for layer in (self.inwards, self.onwards))  # type: ignore[assignment]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        state = x.new_zeros(len(x), 24)
+        self.states.clear()
+        for t in range(x.shape[1]):
+            summed = state @ self.onwards
+            self.states.append(summed)
+            state = self.squash(x[:, t : t + 1] @ self.inwards + summed)
+        return self.out(state)
+
+
+def looping(squash: Any, kind: Any = Loop) -> Any:
     def setup() -> dict[str, Any]:
-        keys = classifier(lambda: Loop(squash))()
+        keys = classifier(lambda: kind(squash))()
         generator = torch.Generator().manual_seed(0)
         inputs, labels = torch.randn(512, 40, generator=generator), torch.randint(0, 4, (512,), generator=generator)
         return {**keys, "train_loader": DataLoader(TensorDataset(inputs, labels), batch_size=64, shuffle=True)}
@@ -236,19 +253,24 @@ def looping(squash: Any) -> Any:
     return setup
 
 
+@pytest.mark.parametrize("kind", [Loop, Bare])
 @pytest.mark.parametrize(("squash", "expected"), [(torch.sigmoid, ["SC0706"]), (torch.tanh, [])])
-def test_recurrences_written_by_hand_are_followed(squash: Any, expected: list[str], make_bench: Any) -> None:
-    made = record_trial(make_bench(looping(squash)), steps=40)
+def test_recurrences_written_by_hand_are_followed(squash: Any, expected: list[str], kind: Any, make_bench: Any) -> None:
+    made = record_trial(make_bench(looping(squash, kind)), steps=40)
 
     assert {r.module for r in made.recurrences} == {"inwards", "onwards"}
     assert [f.code for f in CHECK.run(made).findings] == expected
 
 
-def test_the_gradient_at_each_call_is_that_of_autograd(make_bench: Any) -> None:
-    bench = make_bench(looping(torch.tanh))
+@pytest.mark.parametrize("kind", [Loop, Bare])
+def test_the_gradient_at_each_call_is_that_of_autograd(kind: Any, make_bench: Any) -> None:
+    bench = make_bench(looping(torch.tanh, kind))
     made = record_trial(bench, steps=1)
     session = bench.session()
-    loss = session.loss(session.first_batch())
+    batch = session.first_batch()
+    if kind is Bare:  # it is read after the trial
+        session.step(batch)
+    loss = session.loss(batch)
     expected = [g.norm().log() for g in torch.autograd.grad(loss, session.model.states)]
 
     found = next(r.at_end for r in made.recurrences if r.module == "onwards")

@@ -130,6 +130,10 @@ COLLAPSED: dict[str, tuple[Model, str, str, str]] = {
         convolutions(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3)),
         "SC2303", "warn", "3",
     ),
+    "leaky by one": (lambda: mlp(activation=lambda: nn.LeakyReLU(1.0, inplace=True)), "SC2305", "fail", "0"),
+    "limits out of reach": (lambda: mlp(activation=lambda: nn.Hardtanh(-1e4, 1e4)), "SC2305", "fail", "0"),
+    "a threshold out of reach": (lambda: mlp(activation=lambda: nn.Threshold(-1e4, 0.0)), "SC2305", "fail", "0"),
+    "clamped out of reach": (lambda: Layers(lambda m, x: m.c(m.b(m.a(x).clamp(-1e4, 1e4)))), "SC2301", "fail", "a"),
 }  # fmt: skip
 SOUND: dict[str, Model] = {
     "activations": mlp,
@@ -151,6 +155,11 @@ SOUND: dict[str, Model] = {
     "a square": lambda: Layers(lambda m, x: m.c((h := m.b(m.a(x) ** 2)) * h)),
     "frozen": lambda: Layers(lambda m, x: m.c(m.b(F.relu(m.a(x)))) if m.b.requires_grad_(False) else x),
     "LayerNorm": lambda: Layers(lambda m, x: m.c(m.norm(m.b(F.relu(m.a(x))))), norm=nn.LayerNorm(32)),
+    "a slope to be learnt": lambda: mlp(activation=lambda: nn.PReLU(init=1.0)),
+    "a slope at random": lambda: mlp(activation=nn.RReLU),
+    "limits within reach": lambda: mlp(activation=lambda: nn.Hardtanh(-6, 6)),
+    "inputs too small to bend": lambda: Layers(lambda m, x: m.c(F.elu(m.b((1e-6 * m.a(x)).tanh())))),
+    "cut off between": lambda: Layers(lambda m, x: m.c(F.relu(m.b(m.a(x).detach())))),
     "different modules": lambda: nn.Sequential(Layers(lambda m, x: m.b(F.relu(m.a(x)))), nn.Linear(32, 4)),
 }
 

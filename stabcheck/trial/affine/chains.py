@@ -35,6 +35,8 @@ class Chain:
     """An activation module beside them that no forward calls."""
     discarded: str | None
     """An activation function whose result is thrown away."""
+    straight: str | None
+    """An activation function between them that does not bend."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ def _chain(run: list[Layer], modules: dict[str, nn.Module], unused: tuple[str, .
         widens=widest > max(run[0].inputs, run[-1].outputs),
         unused=beside[0] if beside else None,
         discarded=next((layer.discarded for layer in run[:-1] if layer.discarded), None),
+        straight=next((layer.straight for layer in run[:-1] if layer.straight), None),
     )
 
 

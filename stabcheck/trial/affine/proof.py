@@ -38,7 +38,7 @@ class _Probe(CallWatch):
         if name in LAYERS and self.raw in self.first and isinstance(out, torch.Tensor):
             self.gave = out.detach().clone()
             if self.instead is not None and self.instead.shape == out.shape:
-                return self.instead.to(out.dtype).clone().requires_grad_()
+                return self.instead.to(out.dtype).requires_grad_().clone()  # what follows may work in place
         return out
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from stabcheck.trial import batches
+from stabcheck.trial.affine.bends import is_straight
 from stabcheck.trial.call_watch import CallWatch, argument
 
 LAYERS = {
@@ -49,6 +50,7 @@ _ACTIVATIONS = {
     name for name in dir(torch.nn.functional) if name.rstrip("_") in {
         "relu", "relu6", "gelu", "silu", "elu", "selu", "celu", "leaky_relu", "prelu", "rrelu", "mish", "softplus", "softsign",
         "tanh", "sigmoid", "hardtanh", "hardswish", "hardsigmoid", "glu", "logsigmoid", "tanhshrink", "softshrink", "hardshrink",
+        "threshold", "_threshold",
     }
 } | {"tanh_", "sigmoid_"}  # fmt: skip
 
@@ -79,6 +81,8 @@ class Layer:
     is_conv: bool = False
     discarded: str = ""
     """An activation that was called on its output, and whose result nothing reads."""
+    straight: str = ""
+    """An activation that was called on its output, and that does not bend."""
     consumers: set[int | None] = field(default_factory=set)
     """Layers that read its output through affine functions alone; None for everything else that does."""
 
@@ -99,6 +103,7 @@ class Tape(CallWatch):
         self.differentiates = False
         """Whether gradients are taken on the way to the loss."""
         self._raw = -1
+        self._called: Any = None
         self._states: dict[int, _State] = {}
         self._alive: list[Any] = []
         self._pending: dict[int, tuple[int, str]] = {}
@@ -116,6 +121,11 @@ class Tape(CallWatch):
         self._states[id(tensor)] = state
         self._alive.append(tensor)
 
+    def answer(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
+        """What it is without a watch."""
+        self._called = func
+        return super().answer(name, func, args, kwargs)
+
     def saw(self, name: str, args: Any, kwargs: Any, out: Any) -> None:
         """Follow one call."""
         self.differentiates |= name == "grad"
@@ -132,6 +142,8 @@ class Tape(CallWatch):
         if not known:
             return
         state = self._through(name, args, kwargs, [s for _, s in known])
+        if state.source is None and len(known) == 1 and known[0][1].source is not None:
+            state = self._straight(name, args, kwargs, out, known[0]) or state
         outputs = list(batches.tensors(out))
         if state.source is None:
             for _, before in known:
@@ -164,6 +176,17 @@ class Tape(CallWatch):
         if len(states) == 1 and (name in _SHAPES or name in _MAPS or (name in _SCALINGS and not divides_by_it)):
             return _State(source, has_layer, deep)
         return _State(None, has_layer, deep or has_layer or _has_weights(args, kwargs))
+
+    def _straight(
+        self, name: str, args: Any, kwargs: Any, out: Any, known: tuple[torch.Tensor, _State]
+    ) -> _State | None:
+        """The state that is handed on by a function that is on no list, and affine all the same."""
+        tensor, state = known
+        if state.source is None or not (args and args[0] is tensor) or not is_straight(self._called, args, kwargs, out):
+            return None
+        if name in _ACTIVATIONS:
+            self.layers[state.source].straight = name.strip("_")
+        return state
 
     def _of_rows(self, name: str, args: Any, kwargs: Any) -> int | None:
         """The one layer whose rows (its last axis whole) are chosen by indices from the data, summed up, or scaled by numbers
