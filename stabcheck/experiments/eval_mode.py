@@ -1,11 +1,12 @@
 """Validation that measures something else than the trained model, or changes it.
 
 ## What it looks at
-The set-up trains a few steps; then your own `validate` runs under observation (two to five times, once if it is long), and
+The set-up trains a few steps; then your own `validate` runs under observation (about ten times, once if it is long), and
 training goes on for a step. Seen are the mode of every module in every forward (models in closures, such as an EMA copy,
 included), dropout functions that stay active in eval mode, parameters, buffers, gradients, optimizer state and modes
-before and after, what the loaders give, graphs that pile up, and the numbers that come out: a second time, and with
-every module in eval mode. With BatchNorm the loss of training batches is compared between the two modes after 30 steps.
+before and after, what the loaders give, graphs that pile up, and the numbers that come out: a second time, with
+every module in eval mode, and with random, right or exchanged outputs in place of the model's. With BatchNorm the loss
+of training batches is compared between the two modes after 30 steps.
 Modules without a mode, Monte-Carlo dropout, frozen BatchNorm, sampling models and weights that are swapped and put
 back are no faults. Without `validate` the textbook validation stands in for it, and only the model is tested.
 
@@ -26,7 +27,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from stabcheck.check import Finding, NotChecked, Outcome, Rule, experiment
-from stabcheck.experiments import _eval_mode_aftermath, _eval_mode_batch_norm, _eval_mode_modes
+from stabcheck.experiments import _eval_mode_aftermath, _eval_mode_answers, _eval_mode_batch_norm, _eval_mode_modes
 from stabcheck.experiments._eval_mode_aftermath import named
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ STALE = Rule(
     about=("validate", "val_loader"),
     rules=tuple(sorted((
         EVAL_TRAINING, NOTHING, TRAINING_DATA, NOT_FINITE, GRAPHS, STALE,
-        *_eval_mode_modes.RULES, *_eval_mode_aftermath.RULES, *_eval_mode_batch_norm.RULES,
+        *_eval_mode_modes.RULES, *_eval_mode_aftermath.RULES, *_eval_mode_answers.RULES, *_eval_mode_batch_norm.RULES,
     ), key=lambda rule: rule.code)),
 )  # fmt: skip
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
@@ -117,7 +118,8 @@ class _Judge:
         seen, run = self.seen, self.run
         aftermath = _eval_mode_aftermath.judge(seen, self.where, self.source)
         modes = _eval_mode_modes.judge(self.bench, seen, self.where, self.source)
-        findings = [*modes, *aftermath, *self.training(), *self.data()]
+        answers = _eval_mode_answers.judge(seen, self.source)
+        findings = [*modes, *aftermath, *self.training(), *self.data(), *answers]
         if seen.batch_norm is not None:
             findings += _eval_mode_batch_norm.judge(seen.batch_norm, self.bench.kinds)
         return Outcome(

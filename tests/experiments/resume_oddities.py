@@ -1028,3 +1028,122 @@ def by_hand():
         kit.model.load_state_dict(torch.load(path))
 
     return kit.setup(save=save, load=load)
+
+
+class _Slotted:
+    __slots__ = ("shadow",)
+
+    def __init__(self, model):
+        self.shadow = [p.detach().clone() for p in model.parameters()]
+
+    def update(self, model):
+        with torch.no_grad():
+            for average, p in zip(self.shadow, model.parameters(), strict=True):
+                average.lerp_(p, 0.1)
+
+
+def broken_shadow_in_slots():
+    kit = Kit()
+    shadow = _Slotted(kit.model)
+
+    def train_step(batch):
+        loss = kit.step(batch)
+        shadow.update(kit.model)
+        return loss
+
+    return kit.setup(train_step=train_step)
+
+
+class _Momentum(torch.optim.Optimizer):
+    """Keeps its velocities beside its state_dict, by parameter, by its id, or not."""
+
+    def __init__(self, parameters, key):
+        super().__init__(parameters, {"lr": 0.05})
+        self.velocity, self.key = {}, key
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                held = self.state[p] if self.key is None else self.velocity.setdefault(self.key(p), {})
+                v = held.setdefault("v", torch.zeros_like(p)).mul_(0.9).add_(p.grad)
+                p.sub_(group["lr"] * v)
+
+
+def _with_momentum(key):
+    kit = Kit()
+    kit.optimizer = _Momentum(kit.model.parameters(), key)
+    return kit.setup(train_step=kit.step)
+
+
+def broken_velocity_by_id():
+    return _with_momentum(id)
+
+
+def broken_velocity_by_parameter():
+    return _with_momentum(lambda p: p)
+
+
+def sound_velocity_in_state():
+    return _with_momentum(None)
+
+
+def _warm_up_in_class(saved):
+    class Loop:
+        steps = 0
+
+        @staticmethod
+        def step(batch):
+            Loop.steps += 1
+            kit.optimizer.zero_grad()
+            loss = kit.loss(batch) * min(1.0, Loop.steps / 50) + sum(p.square().sum() for p in kit.model.parameters())
+            loss.backward()
+            kit.optimizer.step()
+            return loss
+
+    kit = Kit()
+
+    def save(path):
+        kit.save(path, steps=Loop.steps)
+
+    def load(path):
+        parts = kit.load(path)
+        if saved:
+            Loop.steps = parts["steps"]
+
+    return kit.setup(train_step=Loop.step, save=save, load=load)
+
+
+def broken_counter_of_class():
+    return _warm_up_in_class(saved=False)
+
+
+def sound_counter_of_class():
+    return _warm_up_in_class(saved=True)
+
+
+def _scaled_by_history(held):
+    kit = Kit()
+    kit.optimizer = torch.optim.SGD(kit.model.parameters(), lr=0.3)
+
+    def train_step(batch):
+        kit.optimizer.zero_grad()
+        loss = kit.loss(batch)
+        scale = held["scale"] if isinstance(held, dict) and held else sum(held) / len(held) if held else 10.0
+        if isinstance(held, dict):
+            held["scale"] = 0.9 * scale + 0.1 * loss.detach()
+        else:
+            held.append(float(loss))
+        (loss / scale).backward()
+        kit.optimizer.step()
+        return loss
+
+    return kit.setup(train_step=train_step)
+
+
+def broken_scale_filled_in_later():
+    return _scaled_by_history({})
+
+
+def broken_history_filled_in_later():
+    return _scaled_by_history([])

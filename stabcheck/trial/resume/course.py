@@ -103,7 +103,16 @@ def _candidates(run: Run, cut: Cut, result: Resumed) -> dict[str, list[Differenc
     """Differences after load in what no checkpoint has to hold, by the name to give them."""
     parts: dict[str, list[Difference]] = {}
     for d in differences(cut.saved, result.loaded, result.fresh):
-        if d.path not in result.loaded or d.kind not in {"number", "tensor", "mode", "option", "buffer", "scaler"}:
+        # An entry of a container that is not filled yet can be added to it.
+        added = d.path.endswith("]") and d.kind in {"number", "tensor"}
+        if not (added or d.path in result.loaded) or d.kind not in {
+            "number",
+            "tensor",
+            "mode",
+            "option",
+            "buffer",
+            "scaler",
+        }:
             continue
         # The textbook checkpoint answers for the model, not for what the callbacks close over.
         if run.own_checkpoint or d.path.startswith("model."):

@@ -87,6 +87,8 @@ def _by_part(changed: Sequence[Difference], kind: Kind) -> list[list[Difference]
 
 def value(item: Any, kind: Kind = "number") -> str:
     """A number, or the norm of a tensor, for a sentence."""
+    if item is None and kind in {"tensor", "buffer"}:
+        return "missing"
     text = f"{item:.4g}" if isinstance(item, float) else repr(item)
     return f"a tensor of norm {text}" if kind in {"tensor", "buffer"} else text
 

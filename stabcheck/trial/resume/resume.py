@@ -7,6 +7,7 @@ a run is bit-equal for every optimizer and layer tried.) Data order is looked at
 
 from __future__ import annotations
 
+import ast
 import gc
 import math
 import mmap
@@ -25,7 +26,7 @@ from stabcheck.targets import TargetError
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.nursery import STAGE
 from stabcheck.trial.resume.cuts import BOUNDARY, Cut, Moment, Run
-from stabcheck.trial.resume.state import State, fingerprint, generator_states, set_generators
+from stabcheck.trial.resume.state import Leaf, State, fingerprint, generator_states, set_generators
 from stabcheck.trial.resume.uninterrupted import AFTER, Feed, eval_loss, files, take
 from stabcheck.trial.resume.walk import Look, look
 from stabcheck.trial.rng import RngState, rng_state, seed_all
@@ -194,6 +195,21 @@ def _put(found: Look, cut: Cut, paths: list[str]) -> None:
         if path in found.slots and (leaf.shape is None or leaf.value.numel() == math.prod(leaf.shape)):
             value = leaf.value.reshape(leaf.shape).clone() if leaf.shape is not None else leaf.value
             found.slots[path].put(value)
+        elif path not in found.slots:
+            _add(found, path, leaf)
+
+
+def _add(found: Look, path: str, leaf: Leaf) -> None:
+    """Put what is not there yet into the dictionary or list that it was in."""
+    around, _, label = path.removesuffix("]").rpartition("[")
+    items = found.containers.get(around)
+    if items is None or (leaf.shape is not None and leaf.value.numel() != math.prod(leaf.shape)):
+        return
+    value = leaf.value.reshape(leaf.shape).clone() if leaf.shape is not None else leaf.value
+    if not isinstance(items, dict):
+        items.append(value)
+    elif label[:1] in "'\"-0123456789":
+        items[ast.literal_eval(label)] = value
 
 
 def _follow(session: Session, fresh: Look) -> None:

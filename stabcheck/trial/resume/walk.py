@@ -13,7 +13,7 @@ import io
 import logging
 import random
 import types
-from collections import deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from stabcheck.trial.resume.classes import class_attributes, slot_names
 from stabcheck.trial.resume.slots import Slot, attribute_slot, fill, item_slot, state_slot
 from stabcheck.trial.resume.state import Generator, Kind, Leaf, sample
 from stabcheck.trial.session import Session
@@ -50,7 +51,6 @@ _BOOKKEEPING = frozenset(
 """Scheduler attributes that no future rate depends on: people restore `last_epoch` by hand and are right to."""
 _NOT_STATE = (
     types.ModuleType,
-    type,
     DataLoader,
     Dataset,
     Sampler,
@@ -71,6 +71,8 @@ class Look:
     """Random generators owned by the set-up's callbacks and modules, by path."""
     iterators: list[str] = field(default_factory=list)
     """Paths of running iterators, whose position cannot be read."""
+    containers: dict[str, Any] = field(default_factory=dict)
+    """Dictionaries and lists that the user's code fills, by path."""
     aliases: dict[str, list[Slot]] = field(default_factory=dict)
     """For 'model', 'optimizer' and 'scheduler': where the user's callbacks refer to them."""
 
@@ -139,12 +141,16 @@ class _Walk:
             self._visit(value.__self__, type(value.__self__).__name__, None, depth + 1)
         elif isinstance(value, types.FunctionType):
             self._function(value, depth)
+        elif isinstance(value, type):
+            for name, held in class_attributes(value):
+                self._visit(held, f"{value.__name__}.{name}", attribute_slot(value, name), depth + 1)
         elif isinstance(value, functools.partial):
             for item in (value.func, *value.args):
                 self._visit(item, path, None, depth + 1)
             self._container(value.keywords, path, depth, kind, part)
         else:
             self._attributes(value, path, depth, kind, part)
+            self._visit(type(value), type(value).__name__, None, depth)
 
     def _leaf(self, path: str, leaf: Leaf, slot: Slot | None) -> None:
         if leaf.kind in {"number", "tensor"}:
@@ -221,11 +227,16 @@ class _Walk:
         if len(items) > _LONGEST:
             self._leaf(f"{path}.length", Leaf(part or path, kind, len(items)), None)
             return
+        if type(items) in {dict, defaultdict, OrderedDict, list, deque}:
+            self.found.containers[path] = items
         pairs = items.items() if isinstance(items, Mapping) else enumerate(items)
         can_put = hasattr(type(items), "__setitem__")
         for position, (key, value) in enumerate(list(pairs)):
-            label = repr(key) if isinstance(key, (str, int)) else f"#{position}"
-            self._visit(value, f"{path}[{label}]", item_slot(items, key) if can_put else None, depth + 1, kind, part)
+            # A parameter, or its id, is another one in every process; its name is not.
+            name = self._names.get(key if type(key) is int else id(key))
+            label = name or (repr(key) if isinstance(key, (str, int)) else f"#{position}")
+            slot, home = item_slot(items, key) if can_put else None, path if name and part is None else part
+            self._visit(value, f"{path}[{label}]", slot, depth + 1, kind, home)
 
     def _attributes(
         self, item: Any, path: str, depth: int, kind: Kind, part: str | None, skip: frozenset[str] = frozenset()
@@ -233,6 +244,7 @@ class _Walk:
         named = dict(getattr(item, "__dict__", {}))
         if is_dataclass(item):  # with slots it has no __dict__
             named |= {f.name: getattr(item, f.name) for f in fields(item) if hasattr(item, f.name)}
+        named |= {name: getattr(item, name) for name in slot_names(type(item)) if hasattr(item, name)}
         for name, value in named.items():
             if name not in skip and not (callable(value) and kind == "schedule"):
                 self._visit(value, f"{path}.{name}", attribute_slot(item, name), depth + 1, kind, part)

@@ -12,7 +12,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -49,6 +49,8 @@ class ForwardWatch(contextlib.AbstractContextManager["ForwardWatch"]):
     deadline: float = float("inf")
     force_eval: bool = False
     functions: bool = True
+    substitute: Callable[[Any], Any] | None = None
+    """Makes of the output of an outermost module what its caller gets instead."""
     visits: dict[int, Visit] = field(default_factory=dict)
     calls: list[RootCall] = field(default_factory=list)
     activities: dict[tuple[str, Place | None], Activity] = field(default_factory=dict)
@@ -111,9 +113,9 @@ class ForwardWatch(contextlib.AbstractContextManager["ForwardWatch"]):
         else:
             visit.evaluating += 1
 
-    def _after(self, module: nn.Module, args: Any, output: Any) -> None:
+    def _after(self, module: nn.Module, args: Any, output: Any) -> Any:
         if threading.get_ident() != self._thread or module not in self._stack:
-            return
+            return None
         while self._stack.pop() is not module:
             pass
         if not self._stack and self.calls and self.calls[-1].root is module:
@@ -124,6 +126,8 @@ class ForwardWatch(contextlib.AbstractContextManager["ForwardWatch"]):
                 token = _Token()
                 grown.grad_fn.register_hook(token)
                 self._tokens.append(weakref.ref(token))
+            return output if self.substitute is None else self.substitute(output)
+        return None
 
     def _note_inputs(self, args: Any) -> None:
         """Remember the first tensors that the present root call, or else a module inside it, was given."""

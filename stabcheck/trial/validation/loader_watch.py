@@ -21,6 +21,10 @@ class LoaderWatch(contextlib.AbstractContextManager["LoaderWatch"]):
 
     setup: TrainingSetup
     samples: dict[str, int] = field(default_factory=dict)
+    latest: Any = None
+    """The batch that was given last."""
+    given: int = 0
+    """Batches given so far."""
 
     def __enter__(self) -> LoaderWatch:
         self._exit = contextlib.ExitStack()
@@ -45,7 +49,7 @@ class LoaderWatch(contextlib.AbstractContextManager["LoaderWatch"]):
         original = owner.__iter__
 
         def watched(loader: Any) -> Any:
-            return _Counted(passed_on(original, loader), self.samples, self._name(loader))
+            return _Counted(passed_on(original, loader), self, self._name(loader))
 
         owner.__iter__ = watched
         self._exit.callback(setattr, owner, "__iter__", original)
@@ -65,16 +69,17 @@ class LoaderWatch(contextlib.AbstractContextManager["LoaderWatch"]):
 class _Counted:
     """An iterator that counts samples on their way; everything else is the original's."""
 
-    def __init__(self, original: Iterator[Any], samples: dict[str, int], name: str) -> None:
-        self._original, self._samples, self._name = original, samples, name
-        samples.setdefault(name, 0)
+    def __init__(self, original: Iterator[Any], watch: LoaderWatch, name: str) -> None:
+        self._original, self._watch, self._name = original, watch, name
+        watch.samples.setdefault(name, 0)
 
     def __iter__(self) -> _Counted:
         return self
 
     def __next__(self) -> Any:
         batch = passed_on(next, self._original)
-        self._samples[self._name] += batches.size(batch)
+        self._watch.samples[self._name] += batches.size(batch)
+        self._watch.latest, self._watch.given = batch, self._watch.given + 1
         return batch
 
     def __getattr__(self, name: str) -> Any:

@@ -9,6 +9,7 @@ from torch import nn
 
 from stabcheck.check import NotChecked, Source
 from stabcheck.setup import TrainingSetup
+from stabcheck.trial.validation.answers import Answers
 from stabcheck.trial.validation.batch_norm import BatchNormReport
 from stabcheck.trial.validation.sightings import Visit
 from stabcheck.trial.validation.state_shot import Changes
@@ -56,6 +57,8 @@ class Rehearsal:
     buffers_matter: bool | None = None
     """Whether the loss of a training batch differs for the buffers that the validation changed; None if not known."""
     batch_norm: BatchNormReport | None = None
+    answers: Answers | None = None
+    """What the numbers of the user's validation depend on; None if not known."""
     not_checked: tuple[NotChecked, ...] = ()
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from typing import Any
@@ -28,6 +28,9 @@ BORROWED_BATCHES = 8
 SAME_OUTPUT = 1e-3
 """Relative difference below which two outputs are the same. The fused attention kernels of eval mode differ from the
 others by 1e-6 in float32; one active dropout changes an output by several percent."""
+
+Alter = Callable[[int, LoaderWatch, Any], Any]
+"""From the number of a forward, what was loaded before it, and its output to another output."""
 
 
 @dataclass
@@ -80,10 +83,17 @@ def _close(a: Print, b: Print, tolerance: float) -> bool:
     return distance <= tolerance * size or math.isnan(distance)
 
 
-def run(session: Session, *, seconds: float = math.inf, force_eval: bool = False) -> Run:
+def run(
+    session: Session,
+    *,
+    seconds: float = math.inf,
+    force_eval: bool = False,
+    alter: Alter | None = None,
+) -> Run:
     """One validation under observation: the user's own, else the textbook one on at most BORROWED_BATCHES batches.
 
     It is broken off after `seconds`; `force_eval` runs every module in eval mode, whatever the user's code chose.
+    `alter` gives, from the number of a forward, what was loaded before it and its output, what the validation gets instead.
 
     Raises:
         UserCodeError: the validation raised.
@@ -92,6 +102,8 @@ def run(session: Session, *, seconds: float = math.inf, force_eval: bool = False
     started, result, stopped, grad = time.monotonic(), None, False, torch.is_grad_enabled()
     loaders = LoaderWatch(session.setup)
     watch = ForwardWatch(session.model, deadline=started + seconds, force_eval=force_eval)
+    if alter is not None:
+        watch.substitute = lambda output: alter(len(watch.calls) - 1, loaders, output)
     try:
         with loaders, watch:
             result = session.validate() if session.setup.validate is not None else _textbook(session)
