@@ -107,7 +107,7 @@ EXPLAINS: tuple[Explains, ...] = (
         "numbers that are lost in rounding, or overflow, train nothing",
     ),
     Explains(
-        ("SC2401", "SC2402", "SC2403", "SC2404", "SC2405", "SC2406", "SC2407", "SC2408"),
+        ("SC2401", "SC2402", "SC2403", "SC2404", "SC2405", "SC2406", "SC2407", "SC2408", "SC2410"),
         TRAINING,
         "with such options the steps do not follow the gradient",
     ),
