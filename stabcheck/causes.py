@@ -146,7 +146,7 @@ EXPLAINS: tuple[Explains, ...] = (
         "activations and gradients of such a size drown what comes after",
     ),
     Explains(
-        ("SC0504", "SC0505", "SC0508", "SC0510", "SC0514", "SC0517", "SC0521"),
+        ("SC0504", "SC0505", "SC0508", "SC0510", "SC0514", "SC0517", "SC0521", "SC0522"),
         ("SC0107", *RATE, "SC0110", *FADED, "SC13"),
         "the rate is not what was meant",
     ),

@@ -150,6 +150,17 @@ OVERTAKEN = Rule(
     "end the warm-up early in the run ({calls} calls, {cadence}) and begin the decay where it ends",
 )
 
+FADES = Rule(
+    "SC0522",
+    "cycles-fade-out",
+    "warn",
+    "the cycles of {scheduler} ({cycle} each) have faded {when}: from there to the end the rate stays at {last:.3g}, {share:.1%} "
+    "of the peak ({peak:.3g})",
+    "give step_size_up in the calls that are made, {cadence} ({calls} in this run): so many that the cycles get small where the "
+    "run ends; gamma, too, counts calls",
+    why="Most of the run is trained at the lowest rate, while a cyclic one was meant.",
+)
+
 RULE_OF = {
     "other-optimizer": OTHER_OPTIMIZER,
     "never-stepped": NEVER_STEPPED,
@@ -164,6 +175,7 @@ RULE_OF = {
     "overwritten": OVERWRITTEN,
     "reset": OVERWRITTEN,
     "grows": GROWS,
+    "fades": FADES,
     "always-zero": ALWAYS_ZERO,
     "never-acts": NEVER_ACTS,
 }
