@@ -100,7 +100,7 @@ EXPLAINS: tuple[Explains, ...] = (
         ("SC0112",), (*TRAINING, "SC14", "SC1609", "SC19"), "targets that belong to other inputs are noise to the model"
     ),
     Explains(("SC1505", "SC1521"), (*TRAINING, "SC10"), "a layer that stays random spoils what is built on it"),
-    Explains(("SC1508", "SC1509"), (*TRAINING, "SC2101"), "steps that are clipped elsewhere are of another size"),
+    Explains(("SC1508", "SC1509", "SC1523"), (*TRAINING, "SC2101"), "steps that are clipped elsewhere are of another size"),
     Explains(("SC2201", "SC2202", "SC2207"), TRAINING, "most of the data is thrown away, or the rate is another"),
     Explains(
         ("SC2101", "SC2102", "SC2103", "SC2104", "SC2105", "SC2106", "SC2107", "SC2108"),
@@ -108,7 +108,7 @@ EXPLAINS: tuple[Explains, ...] = (
         "numbers that are lost in rounding, or overflow, train nothing",
     ),
     Explains(
-        ("SC2401", "SC2402", "SC2403", "SC2404", "SC2405", "SC2406", "SC2407", "SC2408"),
+        ("SC2401", "SC2402", "SC2403", "SC2404", "SC2405", "SC2406", "SC2407", "SC2408", "SC2410"),
         TRAINING,
         "with such options the steps do not follow the gradient",
     ),
@@ -145,7 +145,7 @@ EXPLAINS: tuple[Explains, ...] = (
         "activations and gradients of such a size drown what comes after",
     ),
     Explains(
-        ("SC0504", "SC0505", "SC0508", "SC0510", "SC0514", "SC0517"),
+        ("SC0504", "SC0505", "SC0508", "SC0510", "SC0514", "SC0517", "SC0521", "SC0522"),
         ("SC0107", *RATE, "SC0110", *FADED, "SC13"),
         "the rate is not what was meant",
     ),

@@ -118,6 +118,19 @@ def _cut_short(run: Forecast, facts: dict[str, Any]) -> dict[str, Any]:
     return {"resized": f", as in {new}" if new else ""}
 
 
+def _fades(run: Forecast, facts: dict[str, Any]) -> dict[str, Any]:
+    scheduler, epoch = run.session.setup.scheduler, run.session.steps_per_epoch
+    cycle, by_epoch = float(getattr(scheduler, "total_size", 0.0)), run.reading.unit == "epoch"
+    short = bool(epoch) and not by_epoch and 0 < cycle < (epoch or 0)
+    peak = float(run.used.max())
+    return {
+        "peak": peak,
+        "share": facts["last"] / peak,
+        "cycle": f"{cycle:.4g} calls" + (f", {cycle / epoch:.2g} epochs" if epoch and not by_epoch else ""),
+        "severity": "fail" if short else "warn",
+    }
+
+
 def _grows(run: Forecast, facts: dict[str, Any]) -> dict[str, Any]:
     gamma = getattr(run.session.setup.scheduler, "gamma", None)
     hint = f" (gamma is {gamma})" if gamma is not None else ""
@@ -162,6 +175,7 @@ _WORDS = {
     "cut-short": _cut_short,
     "overtaken": _overtaken,
     "grows": _grows,
+    "fades": _fades,
     "always-zero": _always_zero,
     "overwritten": _overwritten,
     "reset": _reset,

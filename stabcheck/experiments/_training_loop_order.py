@@ -12,6 +12,7 @@ from stabcheck.experiments._training_loop_habits import FEW, OFTEN
 from stabcheck.stats import median
 
 if TYPE_CHECKING:
+    from stabcheck.recording import Recording
     from stabcheck.trial.loop.events import Use
     from stabcheck.trial.loop.watched import Watched
 
@@ -102,8 +103,8 @@ RULES = (
 class Judge:
     """What is wrong with the order of things in the user's own step."""
 
-    def __init__(self, seen: Watched, source: Source | None) -> None:
-        self.seen, self.source = seen, source
+    def __init__(self, seen: Watched, source: Source | None, recording: Recording | None) -> None:
+        self.seen, self.source, self.recording = seen, source, recording
         self.by_optimizer: dict[int, list[Use]] = {}
         for use in seen.uses:
             self.by_optimizer.setdefault(use.optimizer, []).append(use)
@@ -121,7 +122,7 @@ class Judge:
         left = list(self._left_over())
         yield from left
         yield from self._graphs()
-        yield from _training_loop_clipping.judge(self.seen, self.source, gradients_pile_up=bool(left))
+        yield from _training_loop_clipping.judge(self.seen, self.source, self.recording, gradients_pile_up=bool(left))
         yield from self._order()
 
     def _at(self, use: Use) -> Source | None:

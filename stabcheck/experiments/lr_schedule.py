@@ -5,7 +5,8 @@ The whole planned run, without training: the scheduler of a fresh set-up is step
 every rate is kept (a million steps take seconds). How often that is, is watched in a few calls of your own train_step, where
 there is one, and taken from scheduler_interval where not. A schedule that is over too soon or never gets going is compared with
 what it would do if it were stepped once per epoch, per optimizer step or per batch, so that the unit it was sized in
-can be named. Constant, cyclic, restarting and one-cycle schedules are no faults, nor are a rate of zero at the first or last step.
+can be named. One that waits for a metric is watched in real steps until it cuts the rate, and these are taken again without the
+cuts. Constant, cyclic, restarting and one-cycle schedules are no faults, nor are a rate of zero at the first or last step.
 
 ## Why it matters
 A scheduler only counts how often it is called. Sized in epochs and stepped per batch, it ends the training in the first
@@ -22,7 +23,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stabcheck.check import Finding, Outcome, Rule, Skip, experiment
-from stabcheck.experiments import _lr_schedule_base
+from stabcheck.experiments import _lr_schedule_base, _lr_schedule_metric
 from stabcheck.experiments._lr_schedule_words import facts_of
 
 if TYPE_CHECKING:
@@ -132,16 +133,6 @@ ALWAYS_ZERO = Rule(
     "check the lr of the optimizer and the factor of {scheduler}",
     why="With a rate of zero nothing is learnt, while the run looks busy.",
 )
-IMPATIENT = Rule(
-    "SC0515",
-    "patience-counts-batches",
-    "warn",
-    "ReduceLROnPlateau is stepped at every batch, so patience={patience} is {share:.0%} of an epoch and the noise between "
-    "batches will cut the rate",
-    "step it once per epoch, with the validation metric",
-    why="The rate falls to nothing within the first epochs, and the training ends there.",
-)
-
 NEVER_ACTS = Rule(
     "SC0516",
     "schedule-after-the-run",
@@ -159,6 +150,17 @@ OVERTAKEN = Rule(
     "end the warm-up early in the run ({calls} calls, {cadence}) and begin the decay where it ends",
 )
 
+FADES = Rule(
+    "SC0522",
+    "cycles-fade-out",
+    "warn",
+    "the cycles of {scheduler} ({cycle} each) have faded {when}: from there to the end the rate stays at {last:.3g}, {share:.1%} "
+    "of the peak ({peak:.3g})",
+    "give step_size_up in the calls that are made, {cadence} ({calls} in this run): so many that the cycles get small where the "
+    "run ends; gamma, too, counts calls",
+    why="Most of the run is trained at the lowest rate, while a cyclic one was meant.",
+)
+
 RULE_OF = {
     "other-optimizer": OTHER_OPTIMIZER,
     "never-stepped": NEVER_STEPPED,
@@ -173,6 +175,7 @@ RULE_OF = {
     "overwritten": OVERWRITTEN,
     "reset": OVERWRITTEN,
     "grows": GROWS,
+    "fades": FADES,
     "always-zero": ALWAYS_ZERO,
     "never-acts": NEVER_ACTS,
 }
@@ -184,7 +187,8 @@ RULE_OF = {
     about=("scheduler", "train_step", "optimizer"),
     rules=tuple(
         sorted(
-            {*RULE_OF.values(), *_lr_schedule_base.RULES, CADENCE_CONTRADICTED, IMPATIENT}, key=lambda rule: rule.code
+            {*RULE_OF.values(), *_lr_schedule_base.RULES, *_lr_schedule_metric.RULES, CADENCE_CONTRADICTED},
+            key=lambda rule: rule.code,
         )
     ),
 )
@@ -200,7 +204,7 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
         or _lr_schedule_base.factor(bench, run)
         or _zero_group(bench, run)
         or _cadence(bench, run)
-        or _impatient(bench, run)
+        or _lr_schedule_metric.judge(bench, run)
     )
     setup = run.session.setup
     if finding is None and setup.scheduler is None and not run.by_hand:
@@ -264,12 +268,3 @@ def _cadence(bench: Bench, run: Forecast) -> Finding | None:
             source=bench.source(run.session.setup.train_step), declared=declared, seen=per_step, remedy=remedy
         )
     return None
-
-
-def _impatient(bench: Bench, run: Forecast) -> Finding | None:
-    scheduler, per_epoch = run.session.setup.scheduler, run.session.steps_per_epoch
-    patience = getattr(scheduler, "patience", None)
-    batchwise = run.reading.unit != "epoch" and not run.pace_assumed
-    if not run.waits_for_metric or patience is None or per_epoch is None or not batchwise or patience + 1 >= per_epoch:
-        return None
-    return IMPATIENT.at(patience=patience, share=patience / per_epoch)

@@ -118,12 +118,33 @@ ZERO_RATE_GROUP = Rule(
     fix="give the group a learning rate, or freeze it explicitly with requires_grad_(False)",
     why="Weights that are meant to be trained stay at their initial values, while the run looks normal.",
 )
+FADING = Rule(
+    "SC2410",
+    "optimizer-lowers-its-own-rate",
+    "fail",
+    message="{option}={value:g} in {kind} lowers the learning rate by itself, to {left:.2g} of it by step {planned} and below a "
+    "tenth by step {soon}: after {steps} steps the loss is {loss:.3g} (best constant guess {constant:.3g}); with "
+    "{option}={usual:g} the same steps reach {better:.3g}",
+    fix="set {option}={usual:g}, the default; a scheduler can lower the rate in a way that is seen",
+    why="The training stops by itself, long before the run does, and the learning rate that is logged stays where it was.",
+)
 
 
 @experiment(
     title="Optimizer options",
     about=("optimizer", "train_step"),
-    rules=(ASCENDS, MEMORY, LONG_MEMORY, SWAPPED, DROWNING_EPS, DECAY, NEGATIVE_DECAY, ALL_DROPPED, ZERO_RATE_GROUP),
+    rules=(
+        ASCENDS,
+        MEMORY,
+        LONG_MEMORY,
+        SWAPPED,
+        DROWNING_EPS,
+        DECAY,
+        NEGATIVE_DECAY,
+        ALL_DROPPED,
+        ZERO_RATE_GROUP,
+        FADING,
+    ),
     needs_trial=True,
     cost="dear",
 )
@@ -240,7 +261,7 @@ def _severity(suspect: Suspect, seen: Comparison) -> Any:
         return None
     if all(own < NOWHERE for own, _ in seen.shares) and not seen.catches_up:
         return "fail"
-    return "fail" if suspect.rule == "memory" and not seen.falls else "warn"
+    return "fail" if suspect.rule in {"memory", "fading"} and not seen.falls else "warn"
 
 
 def _finding(suspect: Suspect, seen: Comparison, severity: Any) -> Finding:
@@ -253,5 +274,7 @@ def _finding(suspect: Suspect, seen: Comparison, severity: Any) -> Finding:
             f": after {seen.steps} steps the loss is {seen.own:.3g}, and {seen.repaired:.3g} with the two exchanged (best "
             f"constant guess {seen.constant:.3g})"
         )
-    rule = {"memory": LONG_MEMORY, "betas": SWAPPED, "eps": DROWNING_EPS, "decay": DECAY}[suspect.rule]
+    rule = {"memory": LONG_MEMORY, "betas": SWAPPED, "eps": DROWNING_EPS, "decay": DECAY, "fading": FADING}[
+        suspect.rule
+    ]
     return rule.at(severity=severity, **facts)

@@ -84,7 +84,7 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
         )
     )
     if setup.train_step is not None:
-        findings += list(_training_loop_order.Judge(seen, source).findings(bool(findings)))
+        findings += list(_training_loop_order.Judge(seen, source, bench.recording).findings(bool(findings)))
     if not findings:
         findings += _severed(bench) or _frozen(bench, seen)
     outcome = Outcome(_summary(seen, findings), tuple(findings), _measured(seen))

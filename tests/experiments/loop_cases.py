@@ -331,6 +331,32 @@ def never_backward(model: nn.Module, optimizer: Any) -> Step:
     return lambda batch: loss_of(model, batch).item()
 
 
+def clipped_head(model: nn.Module, optimizer: Any) -> Step:
+    def step(batch: Any) -> Any:
+        optimizer.zero_grad()
+        loss = loss_of(model, batch)
+        loss.backward()
+        nn.utils.clip_grad_norm_(list(model.parameters())[-2:], 0.1)
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def clipped_in_groups(model: nn.Module, optimizer: Any) -> Step:
+    def step(batch: Any) -> Any:
+        optimizer.zero_grad()
+        loss = loss_of(model, batch)
+        loss.backward()
+        parameters = list(model.parameters())
+        for part in (parameters[:1], parameters[1:3], parameters[3:]):
+            nn.utils.clip_grad_norm_(part, 0.1)
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
 def clipped_after_step(model: nn.Module, optimizer: Any) -> Step:
     def step(batch: Any) -> Any:
         optimizer.zero_grad()

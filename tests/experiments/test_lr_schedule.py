@@ -402,6 +402,11 @@ SILENT: dict[str, Callable[[], dict[str, Any]]] = {
     "zero until the statistics of BatchNorm are there, and then slowly": setup(
         lambda o: schedulers.LambdaLR(o, lambda s: min(1.0, max(0, s - 10) / 30))
     ),
+    "cycles of two epochs": setup(lambda o: waves(22, "triangular")(o)),
+    "cycles that halve": setup(lambda o: waves(22, "triangular2")(o)),
+    "cycles that fade slowly": setup(lambda o: waves(22, "exp_range", 0.99)(o)),
+    "short cycles": setup(lambda o: waves(3, "triangular")(o)),
+    "cycles by epoch that halve": setup(lambda o: waves(2, "triangular2")(o), "epoch", max_epochs=20),
     "scheduler not given": setup(sized(STEPS)["CosineAnnealingLR"], None, own=own_step(), given=False),
 }  # fmt: skip
 
@@ -418,6 +423,10 @@ def test_healthy_schedules_are_silent(make_bench: MakeBench, function: Callable[
 
 def by_constant(factor: float) -> Build:
     return lambda o: schedulers.LambdaLR(o, lambda step: max(0.0, 1 - step / factor))
+
+
+def waves(up: int, mode: Any, gamma: float = 1.0) -> Build:
+    return lambda o: schedulers.CyclicLR(o, 0.002, 0.1, step_size_up=up, mode=mode, gamma=gamma, cycle_momentum=False)
 
 
 FAULTY: dict[str, tuple[str, str, Callable[[], dict[str, Any]]]] = {
@@ -468,6 +477,8 @@ FAULTY: dict[str, tuple[str, str, Callable[[], dict[str, Any]]]] = {
     "zero without a scheduler": ("SC0514", "fail", setup(None, None, lr=0.0)),
     "zero in one group": (
         "SC0514", "warn", setup(lambda o: schedulers.LambdaLR(o, [lambda _: 1.0, lambda _: 0.0]), groups=[0.1, 0.01])),
+    "halving cycles of three epochs, in batches": ("SC0522", "fail", setup(waves(3, "triangular2"))),
+    "a cycle that fades at each batch": ("SC0522", "warn", setup(waves(22, "exp_range", 0.9))),
     "patience in batches": ("SC0515", "warn", setup(lambda o: schedulers.ReduceLROnPlateau(o, patience=3))),
     "negative by hand": (
         "SC0504", "fail", setup(None, None, own=own_step(calls=0, rate=lambda step: 0.1 * (1 - step / 150)))),

@@ -53,6 +53,8 @@ HARMFUL = {
     "decay of AdamW given to Adam": (options(Adam, lr=1e-2, weight_decay=1.0), "SC2406"),
     "decoupled decay": (options(AdamW, lr=1e-2, weight_decay=50.0), "SC2406"),
     "eps of one": (options(Adam, lr=1e-3, eps=1.0), "SC2405"),
+    "Adagrad that stops by itself": (options(torch.optim.Adagrad, lr=3e-3, lr_decay=1.0), "SC2410"),
+    "averaged SGD that stops by itself": (options(torch.optim.ASGD, lr=0.01, lambd=1e3, alpha=1.0), "SC2410"),
     "momentum beyond the run": (options(SGD, lr=0.1, momentum=0.9999), "SC2403"),
 }
 HEALTHY = {
@@ -64,6 +66,9 @@ HEALTHY = {
     "no memory": options(Adam, lr=1e-2, betas=(0.0, 0.9)),
     "eps of one with a rate to match": options(Adam, lr=1.0, eps=1.0),
     "RMSprop with momentum": options(RMSprop, lr=1e-3, momentum=0.9),
+    "Adagrad": options(torch.optim.Adagrad, lr=0.05, lr_decay=1e-3),
+    "Adagrad with a rate to match its decay": options(torch.optim.Adagrad, lr=1.0, lr_decay=0.2),
+    "averaged SGD": options(torch.optim.ASGD, lr=0.1),
     "LBFGS": options(torch.optim.LBFGS, lr=0.1),
     "Adafactor": options(torch.optim.Adafactor, lr=1e-2),
     "a score that is climbed": built(

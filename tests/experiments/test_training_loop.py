@@ -41,6 +41,21 @@ def test_wrong_steps_are_named(name: str, make_bench: MakeBench) -> None:
     assert codes(outcome) == {code: "warn" if code == "SC1503" else "fail"}
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_clipping_of_a_part(seed: int, make_bench: MakeBench) -> None:
+    def outcome(maker: Any, **keys: Any) -> Any:
+        return CHECK.run(make_bench(stepping(maker, **keys), seed=seed))
+
+    (found,) = outcome(loop_cases.clipped_head, clip_grad_norm=0.1).findings
+
+    assert (found.code, found.severity) == ("SC1523", "fail")
+    assert (found.evidence["given"], found.evidence["count"]) == (2, len(list(mlp().parameters())))
+    assert found.evidence["norm"] > 0.1
+    assert not outcome(loop_cases.clipped_head).findings  # a part may be what is meant
+    assert not outcome(loop_cases.clipped_head, clip_grad_norm=100.0).findings
+    assert not outcome(loop_cases.clipped_in_groups, clip_grad_norm=0.1).findings
+
+
 def test_minus_the_loss_is_right_for_an_optimizer_that_climbs(make_bench: MakeBench) -> None:
     entry = stepping(WRONG["minus_the_loss"][0])
 

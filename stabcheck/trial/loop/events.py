@@ -43,6 +43,8 @@ class Use:
     twice: tuple[str, ...]
     """Parameters whose gradient had been used in this very call, with no backward pass in between."""
     in_closure: bool
+    unclipped: float | None = None
+    """Norm of the gradients that no clipping of this call was given; None if it was given none of this optimizer's."""
     line: tuple[str, int] | None = None
     """The user's line that called `step()`."""
 
@@ -86,6 +88,8 @@ class Call:
     """Size of the largest graph differentiated."""
     uses: list[Use] = field(default_factory=list)
     clips: list[Clip] = field(default_factory=list)
+    clipped: set[str] = field(default_factory=set)
+    """The model's parameters that were given to a clipping."""
     scaler_steps: int = 0
     moved: bool = False
     """A parameter of the model is different after the call."""

@@ -185,6 +185,7 @@ class LoopTrace:
         seen = self.accounts.norms(held)
         mine = [self.accounts.by_id[key] for key in held]
         live = [a for a in mine if seen.get(id(a.parameter))]
+        spared = [a for a in live if a.name not in call.clipped]
         call.uses.append(
             Use(
                 call=call.index,
@@ -201,6 +202,7 @@ class LoopTrace:
                 twice=tuple(a.name for a in live if not in_closure and self._is_second(a, seen)),
                 line=users_line(sys._getframe()),
                 in_closure=in_closure,
+                unclipped=stats.joint_norm([seen[id(a.parameter)] for a in spared]) or 0.0 if spared != live else None,
             )
         )
 
@@ -230,6 +232,7 @@ class LoopTrace:
         now = self.accounts.norms({id(a.parameter) for a in mine})
         # A loop may also undo the scale by hand: then the norms are not those that backward left.
         scaled = self._scale if any(a.kept and now.get(id(a.parameter)) == a.after for a in mine) else 1.0
+        self.calls[-1].clipped |= {a.name for a in mine}
         self.calls[-1].clips.append(
             Clip(
                 call=self.calls[-1].index,

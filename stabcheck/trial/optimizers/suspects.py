@@ -23,13 +23,15 @@ USUAL_STEPS = 200
 """That are taken where the effect shows at once."""
 FAMILIES = {"Adam", "AdamW", "NAdam", "RAdam", "Adamax"}
 """Optimizers whose two betas are the memories of gradients and of their squares."""
+FADED = 0.1
+"""Share of its rate that an optimizer which lowers it by itself has left when the run ends, before that is looked into."""
 
 
 @dataclass(frozen=True)
 class Suspect:
     """An odd option, what it is replaced by, and the steps that show its effect."""
 
-    rule: Literal["memory", "betas", "eps", "decay"]
+    rule: Literal["memory", "betas", "eps", "decay", "fading"]
     what: str
     change: Change
     steps: int
@@ -40,7 +42,7 @@ def suspects(recording: Recording) -> Iterator[Suspect]:
     """All odd options, the most telling first."""
     planned = recording.planned_steps or MOST_STEPS
     for facts in recording.optimizers:
-        for find in (_memory, _betas, _eps, _decay):
+        for find in (_memory, _betas, _eps, _decay, _fading):
             yield from find(facts, recording, planned)
 
 
@@ -136,6 +138,33 @@ def _decay(facts: OptimizerFacts, recording: Recording, planned: int) -> Iterato
         remedy += "; with AdamW it acts on the weights alone"
     facts_found = {"value": decay, "pull": pull, "shrink": shrink, "ratio": ratio, "remedy": remedy}
     yield Suspect("decay", f"weight_decay={decay:g}", _set(weight_decay=0.0), steps, facts_found)
+
+
+def _fading(facts: OptimizerFacts, recording: Recording, planned: int) -> Iterator[Suspect]:
+    """Adagrad divides its rate by 1 + lr_decay * t, ASGD by (1 + lambd * lr * t) ** alpha, whatever the schedule does."""
+    if not facts.is_torch or facts.kind not in _FADING:
+        return
+    option, usual = _FADING[facts.kind]
+    value = _highest(facts, option)
+    rate = max((max(step.lr) for step in recording.steps if step.lr), default=0.0)
+
+    def left(steps: int) -> float:
+        if facts.kind == "Adagrad":
+            return 1 / (1 + value * steps)
+        return float((1 + value * rate * steps) ** -_highest(facts, "alpha"))
+
+    if not value > usual or left(planned) >= FADED:
+        return
+    steps = min(planned, USUAL_STEPS)
+    yield Suspect(
+        "fading", f"{option}={value:g}", _set(**{option: usual}), steps,
+        {"option": option, "value": value, "usual": usual, "kind": facts.kind, "planned": planned, "left": left(planned),
+         "soon": next((n for n in (10, 100, 1000) if left(n) < FADED), planned)},
+    )  # fmt: skip
+
+
+_FADING = {"Adagrad": ("lr_decay", 0.0), "ASGD": ("lambd", 1e-4)}
+"""The option by which an optimizer lowers its own rate, and torch's default."""
 
 
 def _rounded(value: float) -> float:

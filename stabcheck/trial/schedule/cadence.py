@@ -125,8 +125,8 @@ def observe(session: Session, *, most: int = 40, optimizer_steps: int = 6, secon
     with contextlib.ExitStack() as stack:
         stack.callback(register_optimizer_step_post_hook(count).remove)
         for method in METHODS:
-            stack.enter_context(_counted(setup.scheduler, method, seen))
-        for batch in _batches(session):
+            stack.enter_context(counted(setup.scheduler, method, seen))
+        for batch in endless(session):
             try:
                 session.step(batch)
             except UserCodeError:
@@ -167,7 +167,7 @@ def follow(session: Session, train_steps: int, seconds: float) -> tuple[int, lis
     deadline = time.monotonic() + seconds
     with contextlib.ExitStack() as stack:
         stack.callback(register_optimizer_step_pre_hook(note).remove)
-        for batch in _batches(session):
+        for batch in endless(session):
             if done >= train_steps or time.monotonic() > deadline:
                 break
             seen = len(rates)
@@ -178,7 +178,7 @@ def follow(session: Session, train_steps: int, seconds: float) -> tuple[int, lis
     return done, rates
 
 
-def _batches(session: Session) -> Iterator[Any]:
+def endless(session: Session) -> Iterator[Any]:
     """Batches without end. Unlike `Session.train_batches` this never steps the scheduler between two epochs."""
     while True:
         count = 0
@@ -190,7 +190,7 @@ def _batches(session: Session) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _counted(scheduler: Any, method: str, seen: Observed) -> Iterator[None]:
+def counted(scheduler: Any, method: str, seen: Observed) -> Iterator[None]:
     """Inside, calls of `scheduler.method` are counted in `seen`."""
     original = getattr(scheduler, method, None)
     if not callable(original) or not hasattr(scheduler, "__dict__"):
@@ -198,7 +198,7 @@ def _counted(scheduler: Any, method: str, seen: Observed) -> Iterator[None]:
         return
     own = vars(scheduler).get(method)
 
-    def counted(*args: Any, **kwargs: Any) -> Any:
+    def called(*args: Any, **kwargs: Any) -> Any:
         seen.calls += 1
         seen.arguments.append((method, tuple(a for a in (*args, *kwargs.values()) if a is not None)))
         try:
@@ -207,7 +207,7 @@ def _counted(scheduler: Any, method: str, seen: Observed) -> Iterator[None]:
             seen.scheduler_raised = True
             raise
 
-    setattr(scheduler, method, counted)
+    setattr(scheduler, method, called)
     try:
         yield
     finally:

@@ -26,6 +26,11 @@ from stabcheck.trial.schedule.sizes import CYCLIC, parts
 
 SPENT_AT_ONCE = 0.2
 """Spent before so little of the run, it is no schedule of this run: a rate that halves every thirtieth is spent at a third."""
+FADED, LOW = 0.01, 0.5
+"""Share of the range of all rates within which those of the rest of the run lie if the cycles have faded, and of the peak, below
+which that is another rate than the one asked for."""
+FADED_BY = 1 / 3
+"""Share of the run after which cycles that halve each time may be that small: seven of them make it."""
 CYCLE_SLACK = 0.02
 """Share of a rise by which the last cycle may be cut: rounded numbers of steps, a last partial batch."""
 FAR = 5
@@ -54,7 +59,9 @@ def fault_of_course(schedule: Schedule | None, used: Rates, stride: int, calls: 
         s.last >= (1 - 1e-6) * s.peak and s.last > s.first and not s.swings and not s.restarts for s in shapes
     ):
         return _still_rising(schedule, used, groups[0], calls)
-    if schedule is not None and not names & CYCLIC:
+    if schedule is not None and names & CYCLIC:
+        return _fades(used, groups, stride)
+    if schedule is not None:
         fault = overtaken(schedule, used, stride)
         if fault is not None:
             return fault
@@ -70,6 +77,19 @@ def fault_of_course(schedule: Schedule | None, used: Rates, stride: int, calls: 
     if schedule is not None and all(0.5 * s.peak < s.last < s.peak for s in shapes) and not names & CYCLIC:
         return _cut_short(schedule, groups, calls)
     return None
+
+
+def _fades(used: Rates, groups: list[int], stride: int) -> Fault | None:
+    """Cycles that get smaller each time, and are none any more for most of the run."""
+    ends = []
+    for group in groups:
+        rates = used[:, group]
+        floor, peak = float(rates[-1]), float(rates.max())
+        away = np.flatnonzero(np.abs(rates - floor) > FADED * (peak - rates.min()))
+        ends.append(int(away[-1]) + 1 if len(away) else 0)
+        if floor > LOW * peak or ends[-1] > FADED_BY * len(rates) or not last_change(rates[ends[-1] :]):
+            return None
+    return Fault("fades", {"call": max(ends) * stride, "last": float(used[-1, groups[0]])})
 
 
 def _ends_in_valley(schedule: Schedule | None, shape: Shape, used: Rates, calls: int) -> bool:
