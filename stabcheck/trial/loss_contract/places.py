@@ -26,6 +26,8 @@ FEWEST = 6
 """Samples in a batch: of fewer, many keep their places."""
 CLOSE = 1e-4
 """Differences between scores, relative to their spread, that the order of summing makes."""
+MASKED = -1e4
+"""Below this a score is one that is masked out, as a sample's with itself."""
 OTHER = 0.5
 """Share of the samples for which another score is called right."""
 
@@ -59,7 +61,11 @@ def by_place(session: Session, seen: Pass, seed: int) -> Fault | None:
 
 
 def _is_square(call: LossCall, count: int) -> bool:
-    return call.has_indices and call.input.dim() == 2 and tuple(call.input.shape) == (count, count)
+    """Whether it has a row and a column for each sample, or for each of as many views of all samples, one after the other."""
+    size = call.input.shape
+    return (
+        call.has_indices and call.input.dim() == 2 and size[0] == size[1] and size[0] >= count and not size[0] % count
+    )
 
 
 def _is_drawn(session: Session, count: int) -> bool:
@@ -81,15 +87,17 @@ def _calls(session: Session, batch: Any, seed: int) -> list[_Scores]:
     found = []
     for call in watch.calls:
         if _is_square(call, count) and call.target is not None and int(call.target.min()) >= 0:
-            values = call.input.detach().double()
+            values = call.input.detach().double().clamp(min=MASKED)
             found.append(_Scores(values, values.gather(1, call.target[:, None])[:, 0]))
     return found
 
 
 def _judged(before: _Scores, after: _Scores, order: torch.Tensor) -> int | None:
     """For how many samples another score is right after the change; None if for few, or if the rows are not the same."""
-    order = order.to(before.values.device)
-    spread = float(before.values.std())
+    count = len(order)
+    views = len(before.values) // count
+    order = torch.cat([order + view * count for view in range(views)]).to(before.values.device)
+    spread = float(before.values[before.values > MASKED].std())
     columns = (before.values[order][:, order] - after.values).abs().max()
     if not spread > 0 or not float(columns) <= CLOSE * spread:
         return None

@@ -195,6 +195,21 @@ def test_partners_that_share_their_index_are_right(loader: Any, make_bench: Make
     assert codes(make_bench, pairs(torch.arange, **loader)) == []
 
 
+@pytest.mark.parametrize(("ahead", "found"), [(1, [("SC1619", "fail")]), (16, [])])
+def test_two_views_of_each_sample_one_after_the_other(ahead: int, found: Any, make_bench: MakeBench) -> None:
+    def views(model: nn.Module, batch: Any) -> torch.Tensor:
+        both = F.normalize(torch.cat([model(0.9 * batch[0]), model(batch[0] + 0.05)]), dim=1)
+        scores = (both @ both.T / 0.2).masked_fill(torch.eye(32, dtype=torch.bool), -1e9)
+        return F.cross_entropy(scores, (torch.arange(32) + ahead) % 32)
+
+    def setup() -> dict[str, Any]:
+        parts = classifier(ending_in(outputs=8))()
+        loader = DataLoader(parts["train_loader"].dataset, batch_size=16, shuffle=True, drop_last=True)
+        return {**parts, "train_loader": loader, "loss_fn": None, "compute_loss": views}
+
+    assert codes(make_bench, setup) == found
+
+
 def test_neighbours_may_be_partners_where_the_order_is_the_loaders(make_bench: MakeBench) -> None:
     assert codes(make_bench, pairs(lambda n: torch.arange(n) ^ 1, shuffle=False)) == []
 
