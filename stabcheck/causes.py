@@ -68,7 +68,22 @@ EXPLAINS: tuple[Explains, ...] = (
     Explains(("SC1714",), ("SC20",), "a generator that starts anew gives the same numbers"),
     # What is asked for: a loss that is wrong by itself.
     Explains(
-        ("SC1603", "SC1604", "SC1606", "SC1609", "SC1610", "SC1614", "SC1615"),
+        (
+            *(
+                "SC1603",
+                "SC1604",
+                "SC1606",
+                "SC1609",
+                "SC1610",
+                "SC1614",
+                "SC1615",
+                "SC1617",
+                "SC1618",
+                "SC1619",
+                "SC1620",
+            ),
+            "SC1621",
+        ),
         (*TRAINING, "SC0102", "SC10", "SC14", "SC19"),
         "what such a loss is least at is not what was meant",
     ),
@@ -78,6 +93,7 @@ EXPLAINS: tuple[Explains, ...] = (
         "such a loss has another minimum, or none",
     ),
     Explains(("SC1102",), ("SC18", *TRAINING), "weights that are shared out over samples or heads mix them"),
+    Explains(("SC1617",), ("SC1510",), "what is always the same has no gradient to bring"),
     Explains(("SC1803",), ("SC1612",), "a model that sees the next token copies it"),
     Explains(("SC1807",), (*TRAINING, "SC1612"), "a likelihood that is no one has no least value"),
     Explains(("SC1806",), ("SC1903",), "a mask that is not used lets the padding of others show"),
@@ -99,6 +115,12 @@ EXPLAINS: tuple[Explains, ...] = (
     Explains(
         ("SC0112",), (*TRAINING, "SC14", "SC1609", "SC19"), "targets that belong to other inputs are noise to the model"
     ),
+    Explains(
+        ("SC0113",),
+        ("SC0106", *RATE, *FADED, *TREND, "SC14", "SC1902"),
+        "what outweighs the predictions in the loss keeps them from being learnt",
+    ),
+    Explains(("SC1522",), TRAINING, "random features hold little of what there is to learn"),
     Explains(("SC1505", "SC1521"), (*TRAINING, "SC10"), "a layer that stays random spoils what is built on it"),
     Explains(("SC1508", "SC1509", "SC1523"), (*TRAINING, "SC2101"), "steps that are clipped elsewhere are of another size"),
     Explains(("SC2201", "SC2202", "SC2207"), TRAINING, "most of the data is thrown away, or the rate is another"),

@@ -127,8 +127,53 @@ BOTTOMLESS = Rule(
     fix="look for a wrong sign: a penalty or a log-likelihood that is subtracted where it should be added; or bound what is "
     "maximised, by a margin, logsigmoid or normalised vectors",
 )
+SELF = Rule(
+    "SC1617",
+    "compared-with-itself",
+    "fail",
+    message="{name}() gets the same {elements} values twice, from the same weights, in each of {batches} batches: what comes "
+    "of them is constant and moves no weight",
+    fix="one side has to come from elsewhere: the old policy or teacher computed before and detached, the batch's own target, or "
+    "another view of the input",
+    why="The term is in the loss by its value alone: nothing is learnt from it.",
+)
+UNCOUNTED = Rule(
+    "SC1618",
+    "only-padding-counts",
+    "fail",
+    message="all {used} targets that count in {loss}() are {value}, in each of {batches} batches, while the {unused} that are left "
+    "out are of {kinds} other kinds: the mask is the wrong way round",
+    fix="turn the mask round: 1 where there is something to predict, 0 (or ignore_index) where there is padding",
+    why="Always giving the one answer that counts makes such a loss vanish, whatever the input is.",
+)
+PLACE = Rule(
+    "SC1619",
+    "right-answer-by-place",
+    "fail",
+    message="{loss}() sets the {samples} samples of a batch against each other ({scores}), but which score is right hangs on their "
+    "order: with the samples in another order it is another one for {count} of them",
+    fix="let the target of row i be the column of its own partner: torch.arange(len(batch)) where partners share their index",
+    why="The loader draws the samples at random, so a place in the batch means nothing, and no pair is ever learnt.",
+)
+BOUNDED = Rule(
+    "SC1620",
+    "bounded-scores",
+    "fail",
+    message="{loss}() gets the products of vectors of fixed length (shape {shape}), which lie between -{reach:.3g} and {reach:.3g} "
+    "whatever the weights are: with {classes} classes the loss cannot get below {lowest:.3g}, where guessing gives {guess:.3g}",
+    fix="multiply the cosines by a scale, learnt or fixed at 10 to 30, before the loss",
+    why="A softmax over cosines is never sure of anything, and most of the gradient is spent on what is right already.",
+)
+DISTANCE = Rule(
+    "SC1621",
+    "distance-as-score",
+    "fail",
+    message="{loss}() takes the distances of shape {shape} for scores, the larger the better: it pushes each sample away from "
+    "its own class",
+    fix="give it minus the distance",
+)
 RULES = (
     TWICE, UNNORMALISED, CROSSED, RANGE, UNFIT, AXIS, FLIPPED, SUMMED, BLIND, IGNORED, PADDED, UNSHIFTED, AHEAD, SHORT, SWAPPED,
-    BOTTOMLESS,
+    BOTTOMLESS, SELF, UNCOUNTED, PLACE, BOUNDED, DISTANCE,
 )  # fmt: skip
 BY_NAME = {rule.name: rule for rule in RULES}

@@ -88,11 +88,36 @@ def _of_calls(session: Session, seen: list[Pass]) -> Iterator[Fault]:
         yield from one.faults
         if one.root is not None:
             yield from shifts.padding(one)
-    yield from _nothing_left(seen)
+    yield from _compared(seen)
+    yield from _masked(seen)
     own = [p for p in seen if not p.own_step and p.root is not None]
     if own:
         found_later = (faults.of_targets(*later) for later in observe.later_targets(session, own[0]))
         yield from (fault for fault in found_later if fault is not None)
+
+
+def _compared(seen: list[Pass]) -> Iterator[Fault]:
+    """Terms that compare something with itself in every loss of its kind."""
+    from stabcheck.trial.loss_contract.fault import Fault
+
+    for kind in (False, True):
+        losses = [p for p in seen if p.own_step is kind and p.root is not None]
+        if losses and all(p.twins for p in losses):
+            twin = losses[0].twins[0]
+            name = twin.name.strip("_").removeprefix("r")
+            facts = {"name": name, "elements": twin.sides[0].numel(), "batches": len(losses)}
+            yield Fault("compared-with-itself", twin.place, facts)
+
+
+def _masked(seen: list[Pass]) -> Iterator[Fault]:
+    """What is left of the targets once a mask was applied."""
+    from stabcheck.trial.loss_contract.uncounted import only_padding
+
+    turned = only_padding([one for p in seen for one in p.counted])
+    if turned is not None:
+        yield turned
+    else:
+        yield from _nothing_left(seen)
 
 
 def _nothing_left(seen: list[Pass]) -> Iterator[Fault]:
@@ -130,7 +155,7 @@ def _of_signs(session: Session, seen: list[Pass]) -> Iterator[Fault]:
 
 def _of_answers(session: Session, seen: list[Pass], seed: int) -> Iterator[Fault]:
     """What the loss answers to chosen predictions, targets and tokens."""
-    from stabcheck.trial.loss_contract import shifts
+    from stabcheck.trial.loss_contract import places, shifts
     from stabcheck.trial.loss_contract.answers import Prober
     from stabcheck.trial.loss_contract.fault import Fault
 
@@ -139,6 +164,9 @@ def _of_answers(session: Session, seen: list[Pass], seed: int) -> Iterator[Fault
         return
     first, setup = own[0], session.setup
     yield from shifts.faults(session, own, seed)
+    place = places.by_place(session, first, seed)
+    if place is not None:
+        yield place
     prober = None
     if setup.loss_fn is not None or (setup.compute_loss is not None and float(first.root.detach()) < 0):  # type: ignore[union-attr]
         prober = Prober(session, first.batch, seed)

@@ -21,6 +21,7 @@ from bad, or too little capacity.
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from stabcheck.check import Finding, NotChecked, Outcome, Rule, Skip, Source, experiment
@@ -39,7 +40,8 @@ LENIENT_NOT_FITTED = 0.9
 """The same for losses that go below zero, as log-densities do, whose floor is only reached by predictions of vanishing width,
 and for models of which the smaller part is trained, as with adapters, which have not the capacity and need it not."""
 NO_SIGNAL = 0.9
-"""Share left when randomness moves, while it fits when randomness stands still."""
+"""Share left that is all there was: when randomness moves, though the batch is fitted when it stands still; or against a constant
+guess, though the loss has fallen."""
 
 UNUSED_INPUT = Rule(
     "SC0101",
@@ -90,6 +92,15 @@ DROWNED = Rule(
     "learnt in {steps} steps (loss {final:.3g}, best constant guess {constant:.3g})",
     "{remedy}",
 )
+BESIDE = Rule(
+    "SC0113",
+    "loss-falls-beside-predictions",
+    "fail",
+    "the loss of one batch falls from {first:.4g} to {final:.4g} in {steps} steps, but at the last weights a constant guess has "
+    "{constant:.4g}: only what does not depend on the predictions has fallen, and of the inputs nothing is learnt",
+    "give the penalty or divergence in the loss less weight: divide a sum over weights or latents as the other part is divided, by "
+    "the number of samples or of elements",
+)
 BAD_LOSS = Rule(
     "SC0111",
     "non-finite-first-loss",
@@ -103,7 +114,7 @@ BAD_LOSS = Rule(
     title="Overfits one batch",
     about=("compute_loss", "loss_fn", "train_step", "model"),
     rules=(
-        UNUSED_INPUT, CONFLICTING, BLIND_LOSS, CUT, CANNOT, DROWNED, *_own_step.RULES, BAD_LOSS,
+        UNUSED_INPUT, CONFLICTING, BLIND_LOSS, CUT, CANNOT, DROWNED, *_own_step.RULES, BAD_LOSS, BESIDE,
     ),
     cost="dear",
 )  # fmt: skip
@@ -167,7 +178,8 @@ def _can(bench: Bench, attempts: Attempts) -> tuple[Finding, ...]:
         return (BLIND_LOSS.at(None, source=source, shapes=shapes, **facts),)
     left = attempts.fit_still(FITTED)
     if left <= _limit(attempts):
-        return ()
+        beside = attempts.falls_without_fitting(NO_SIGNAL)
+        return (BESIDE.at(None, source=source, samples=chosen.samples, **asdict(beside)),) if beside else ()
     facts |= {"final": attempts.still_loss, "share_left": left}
     count = conflicting(session, chosen)
     if count:
@@ -203,7 +215,7 @@ def _drowned(bench: Bench, attempts: Attempts) -> tuple[Finding, ...]:
         place, noise = None, "noise, targets or labels"
         remedy = (
             "make sure that what is predicted is the very noise or label that the input was made with: draw it once per "
-            "step and use it in both places"
+            "step and use it in both places; where the noise is added to a latent, as in a VAE, give the divergence less weight"
         )
     facts: dict[str, Any] = {
         "still": attempts.still_loss,

@@ -62,6 +62,18 @@ def measure(session: Session, batches: list[Any], seed: int, *, shapes: Shapes |
     return Yardsticks(constant, zero, oracle, f"{what}, on {len(batches)} batch{'es' * (len(batches) > 1)}")
 
 
+def zero_level(session: Session, batch: Any, seed: int) -> float | None:
+    """The loss without a loss_fn when all heads give zeros, at the present weights; None if it has no heads, or cannot be had."""
+    try:
+        heads = _heads(session, batch, seed)
+        zeros = {m: torch.zeros_like(c) for m, c in _shared(heads).items()}
+        hooks = (m.register_forward_hook(_holding(itertools.repeat(zero))) for m, zero in zeros.items())
+        with attached(hooks), torch.enable_grad(), kept_rng(seed):
+            return float(session.loss(batch).detach()) if heads else None
+    except (UserCodeError, RuntimeError, ValueError, TypeError, IndexError):
+        return None
+
+
 def constants(outputs: torch.Tensor) -> list[torch.Tensor]:
     """Shapes that a constant prediction can have, each filled with the mean: shared by all samples, and for more
     than two axes by all positions, so that it has few numbers to fit. Channels may be axis 1 or the last."""
@@ -181,7 +193,7 @@ def _of_forward(session: Session, batches: list[Any], seed: int) -> Levels:
     heads = _heads(session, batches[0], seed)
     if not heads:
         return None, None, None
-    shared = {m: constants(calls[0])[0 if "Conv" in type(m).__name__ else -1] for m, calls in heads.items()}
+    shared = _shared(heads)
     own = [call.detach().float() for calls in heads.values() for call in calls]
 
     def loss_with(hooks: dict[nn.Module, Any], which: list[Any]) -> torch.Tensor:
@@ -231,6 +243,11 @@ def _heads(session: Session, batch: Any, seed: int) -> dict[nn.Module, list[torc
     owners = (owner[node] for node in nodes_behind(loss, stop=owner.__contains__) if node in owner)
     found = dict.fromkeys(owners)
     return {module: calls[module] for module in found if module in calls}
+
+
+def _shared(heads: dict[nn.Module, list[torch.Tensor]]) -> dict[nn.Module, torch.Tensor]:
+    """A constant output of each head, of the shape in which it serves all samples."""
+    return {m: constants(calls[0])[0 if "Conv" in type(m).__name__ else -1] for m, calls in heads.items()}
 
 
 def _holding(values: Iterator[torch.Tensor]) -> Callable[[nn.Module, Any, Any], Any]:

@@ -307,3 +307,40 @@ def test_optimizers_that_work_against_each_other_are_not_judged(make_bench: Any,
 
     assert not outcome.findings
     assert any("2 optimizers" in item.why for item in outcome.not_checked)
+
+
+def penalised(weight: float, *, learnt: bool = False) -> Any:
+    """Cross-entropy with a penalty on all weights, or divided by a scale that is learnt."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.log_scale = mlp(), nn.Parameter(torch.zeros(()))
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.net(inputs)
+            return out
+
+    def loss(model: Any, batch: Any) -> torch.Tensor:
+        error = nn.functional.cross_entropy(model(batch[0]), batch[1])
+        if learnt:
+            return error * (-model.log_scale).exp() + model.log_scale
+        return error + weight * sum(p.square().sum() for p in model.net.parameters())
+
+    return lambda: {**classifier(Scaled)(), "loss_fn": None, "compute_loss": loss}
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_penalty_that_outweighs_what_there_is_to_learn(seed: int, make_bench: Any) -> None:
+    (finding,) = CHECK.run(make_bench(penalised(1.0), seed=seed)).findings
+
+    assert (finding.code, finding.severity) == ("SC0113", "fail")
+    assert finding.evidence["final"] < 0.5 * finding.evidence["first"]
+    # The weights are nearly gone: what is left is the guess.
+    assert finding.evidence["constant"] == pytest.approx(finding.evidence["final"], rel=0.2)
+
+
+@pytest.mark.parametrize("setup", [penalised(1e-3), penalised(0.01), penalised(0.0, learnt=True)])
+def test_a_penalty_beside_which_something_is_learnt_is_no_fault(setup: Any, make_bench: Any) -> None:
+    for seed in (0, 1):
+        assert CHECK.run(make_bench(setup, seed=seed)).findings == ()

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from stabcheck.trial.dependence.torn import torn_axis
-from stabcheck.trial.loss_contract import origins
+from stabcheck.trial.loss_contract import origins, scores
 from stabcheck.trial.loss_contract.fault import Fault, shape
 from stabcheck.trial.loss_contract.targets import crossing_of, of_shapes, out_of_range, swapped, too_short
 from stabcheck.trial.loss_contract.watch import (
@@ -47,6 +47,7 @@ def _faults(call: LossCall) -> Iterator[Fault]:
     yield from _axis(call)
     yield from _twice(call)
     yield from _scale(call)
+    yield from scores.of_call(call)
     if call.target is not None:
         yield from of_shapes(call)
         yield from swapped(call)

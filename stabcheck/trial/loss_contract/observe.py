@@ -16,6 +16,8 @@ from stabcheck.trial.bench import Bench
 from stabcheck.trial.loop_spy import LoopSpy
 from stabcheck.trial.loss_contract.fault import Fault
 from stabcheck.trial.loss_contract.faults import of_call, of_crossing
+from stabcheck.trial.loss_contract.twins import Twin, cancels
+from stabcheck.trial.loss_contract.uncounted import Counted, counted
 from stabcheck.trial.loss_contract.watch import Crossing, LossCall, LossWatch
 from stabcheck.trial.losses import split
 from stabcheck.trial.modes import undisturbed
@@ -49,11 +51,16 @@ class Pass:
     """The calls with targets that are not computed, with d root / d result where all elements of the result share one."""
     faults: list[Fault] = field(default_factory=list)
     """What the arguments of the calls told."""
+    twins: list[Twin] = field(default_factory=list)
+    """Terms that compare a tensor with itself."""
+    counted: list[Counted | None] = field(default_factory=list)
+    """Of each call with class numbers, which of them count; None if all do."""
 
     def judged(self) -> Pass:
         """The same with its faults, and without the graph, which may hold much memory."""
         self.faults = [fault for call in self.calls if (fault := of_call(call)) is not None]
         self.faults += map(of_crossing, self.crossings)
+        self.counted = [counted(call, self.batch) for call in self.calls if call.has_indices]
         self.crossings.clear()
         for call in self.calls:
             call.input, call.result, call.pull = call.input.detach(), None, None
@@ -157,6 +164,8 @@ def _rooted(batch: Any, root: torch.Tensor, watch: LossWatch) -> Pass:
     calls = [call for call in watch.calls if is_in(call.result)]
     crossings = [crossing for crossing in watch.crossings if is_in(crossing.result)]
     found = Pass(batch, root, calls, crossings, list(watch.token_ids))
+    parameters = list(watch.model.parameters())
+    found.twins = [twin for twin in watch.twins if is_in(twin.result) and cancels(twin, parameters)]
     _pull(root, calls)
     targeted = [call for call in calls if call.target is not None and not call.target.requires_grad]
     found.supervised = [(call, _common(call.pull)) for call in targeted]

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from stabcheck.check import Source
 from stabcheck.trial.hooks import running
 from stabcheck.trial.loss_contract.origins import origin
+from stabcheck.trial.loss_contract.twins import DIFFERENCES, Twin, are_twins
 from stabcheck.trial.losses import IGNORE_INDEX
 from stabcheck.trial.validation.forward_watch import uncompiled
 from stabcheck.userland import passed_on, users_line
@@ -131,6 +132,7 @@ class LossWatch(TorchFunctionMode):
     before: Callable[[str, tuple[Any, ...]], tuple[Any, ...]] | None = None
     calls: list[LossCall] = field(default_factory=list)
     crossings: list[Crossing] = field(default_factory=list)
+    twins: list[Twin] = field(default_factory=list)
     token_ids: list[torch.Tensor] = field(default_factory=list)
     """Two-dimensional indices that embeddings were looked up with."""
 
@@ -194,6 +196,10 @@ class LossWatch(TorchFunctionMode):
         return call
 
     def _note(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        if name in DIFFERENCES and isinstance(result, torch.Tensor):
+            both = [*args[:2], *(kwargs[key] for key in ("input", "target") if key in kwargs)]
+            if len(both) == 2 and are_twins(name, *both):
+                self.twins.append(Twin(name, (both[0], both[1]), result, users_line(sys._getframe(2))))
         if name == "embedding":
             ids = args[0] if args else kwargs.get("input")
             if isinstance(ids, torch.Tensor) and ids.dim() == 2 and not is_wrapped(ids):

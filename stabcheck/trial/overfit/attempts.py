@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
+from stabcheck.trial.modes import undisturbed
 from stabcheck.trial.overfit.dropout import dropout_off
 from stabcheck.trial.overfit.fits import MOVING_WINDOW, Fit, fit_with_adam, is_stochastic, settled
 from stabcheck.trial.overfit.levels import SMALLEST, OneBatch
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
-from stabcheck.trial.yardsticks import measure
+from stabcheck.trial.yardsticks import measure, zero_level
 from stabcheck.userland import UserCodeError
 
 FIRST_RATE, LADDER = 3e-3, (3e-4, 1e-3, 1e-2)
@@ -25,6 +27,22 @@ NOISE_DRAWS = 8
 """Draws of everything random over which the best constant guess is sought: one draw may be lucky."""
 NO_REACTION = 1e-3
 """Change of the first loss when the inputs are zeroed or swapped, as a share of what there is to learn, that is none."""
+
+
+NO_PENALTY = 0.2
+"""Fall of the loss of an all-zero prediction, as a share of what there is to learn, below which no other part of the loss can have
+made a fit look good that leaves half or less."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A loss that fell while the predictions stayed as good as a constant one."""
+
+    first: float
+    final: float
+    constant: float
+    """The loss of the best constant prediction at the last weights."""
+    steps: int
 
 
 class Attempts:
@@ -37,6 +55,7 @@ class Attempts:
         self.moving_constant = chosen.height
         self.rates_tried: list[float] = []
         self._rate = FIRST_RATE
+        self._constant = math.nan
         self._snapshot = session.snapshot()
 
     def fit_still(self, fitted: float) -> float:
@@ -97,6 +116,37 @@ class Attempts:
             except UserCodeError:  # a model may refuse zeros, which shows that it reads its inputs
                 return False
         return abs(self.chosen.left(zeroed.lowest) - left) <= 0.02 * max(1.0, left)
+
+    def falls_without_fitting(self, nothing: float) -> Beside | None:
+        """Right after `fit_still` has come low enough: whether the loss fell beside the predictions, which are not better than
+        a constant one at the weights of then. So it is if another part of the loss outweighs them, and a longer fit too leaves
+        more than `nothing` of their share. None if not, or if no other part has moved."""
+        if self.session.setup.loss_fn is not None or self.chosen.levels.constant is None or self.chosen.is_flat:
+            return None
+        with dropout_off(self.session.model):
+            before = self.chosen.levels.zero
+            with undisturbed(self.session.model):
+                now = zero_level(self.session, self.chosen.batch, self.seed)
+            if before is None or now is None or abs(now - before) <= NO_PENALTY * self.chosen.gap:
+                return None
+            if not self._share() > nothing:
+                return None
+            fit = self._attempt(self._rate, RUNG_STEPS + LAST_STEPS, -math.inf)
+            left = self._share()
+            self.curves["stabcheck's Adam"] = list(fit.losses)
+        return Beside(fit.losses[0], fit.final, self._constant, len(fit.losses)) if left > nothing else None
+
+    def _share(self) -> float:
+        """Share of what there is to predict that is left at the present weights; 0 if it is not known."""
+        levels = measure(self.session, [self.chosen.batch], self.seed)
+        if levels.constant is None or levels.oracle is None:
+            return 0.0
+        self._constant = levels.constant
+        with kept_rng(self.seed), undisturbed(self.session.model):
+            loss = float(self.session.loss(self.chosen.batch).detach())
+        # What there is may have shrunk with a weight that is learnt.
+        gap = min(self.chosen.gap, levels.constant - levels.oracle)
+        return 1 - (levels.constant - loss) / gap if gap > SMALLEST else 0.0
 
     @property
     def is_mostly_frozen(self) -> bool:
