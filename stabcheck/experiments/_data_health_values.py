@@ -50,7 +50,7 @@ CODES = Rule(
     "missing-value-codes",
     "fail",
     message="{value:g} stands for a missing value: it is in {share:.1%} of the samples (column {columns} of {where}), "
-    "while all other values there lie between {low:.4g} and {high:.4g}; the model takes it for a measurement",
+    "while all other values there lie between {low:.4g} and {high:.4g}; the model takes it for a measurement{cost}",
     fix="impute it before scaling (by the median of the training data), and add a column that says where it was",
     why="A code such as -999 is read as a measurement, and outweighs all real ones.",
 )
@@ -139,7 +139,7 @@ def unusable(data: Data) -> Iterator[Finding]:
 
 def empty(data: Data) -> Iterator[Finding]:
     """SC1707, SC1723, SC1715, SC1713: nothing to learn from, or the wrong thing."""
-    from stabcheck.trial.data import contents, missing_values, unused_positions
+    from stabcheck.trial.data import contents, filling, missing_values, unused_positions
 
     session, train, seed = data.session, data.train, data.bench.seed
     source = data.source(train.key)
@@ -172,11 +172,18 @@ def empty(data: Data) -> Iterator[Finding]:
         )
     code = missing_values.missing_codes(session, train)
     if code is not None and not missing_values.is_handled(session, train, code, seed):
-        known = code.value in missing_values.CODES
+        known, cost = code.value in missing_values.CODES, ""
+        worth = None if known else filling.worth_of_filling(data.bench, train, code.all, seed)
+        if worth is not None:
+            data.measurements["filling_codes"] = {"progress": worth[0], "progress_filled": worth[1]}
+            if filling.is_needed(*worth):
+                way = "of the way from a constant guess to a perfect fit"
+                cost = f"; training gets {max(0.0, worth[0]):.0%} {way}, and {min(1.0, worth[1]):.0%} in half the steps without it"
         yield CODES.at(
             None,
             source=source,
-            severity="fail" if known else "warn",
+            severity="fail" if known or cost else "warn",
+            cost=cost,
             value=code.value,
             share=code.share,
             columns=_listed(code.columns),

@@ -9,7 +9,8 @@ capacity). If the gradient of the loss says that each position is trained to say
 of the sequences is exchanged: no prediction of the first half may change; where masked weights put places into an order, none may
 be told from itself. Reshapes are looked at for axes that they tear: those
 that come out at the same length, made of pieces of others. Where batches are padded as far as their longest sample and no
-mask is given, shorter samples are judged in a batch of their own.
+mask is used, shorter samples are judged in a batch of their own. Where outputs differ from call to call, it is looked for what
+the model keeps of the batch before.
 
 ## Why it matters
 An axis mixed up by `view`, `batch_first` or `dim=0` raises no error. The loss falls, because the batch tells about itself, and
@@ -27,6 +28,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from stabcheck.check import Finding, NotChecked, Outcome, Rule, Severity, Skip, experiment
+from stabcheck.experiments._batch_independence_carried import CARRIED, of_state
 
 if TYPE_CHECKING:
     from stabcheck.trial.bench import Bench
@@ -113,12 +115,22 @@ NORMS = {
 """Operations through which a prediction sees of its future no more than an average."""
 
 
-RULES = (MIXED, STATISTICS, FUTURE, INSIDE, TORN, PADDED, OWN)
+RULES = (MIXED, STATISTICS, FUTURE, INSIDE, TORN, PADDED, OWN, CARRIED)
 
 
 @experiment(title="Samples are independent", about=("model",), rules=RULES)
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Exchange a sample, and then the second half of a sequence; nothing else may change."""
+    try:
+        return _judged(bench)
+    except Skip as skip:
+        finding = of_state(bench)
+        if finding is None:
+            raise
+        return Outcome(finding.message, (finding,), {}, (NotChecked("samples of one batch", skip.reason),))
+
+
+def _judged(bench: Bench) -> Outcome:
     from stabcheck.trial.dependence.causality import next_steps
     from stabcheck.trial.dependence.mixing import independence
     from stabcheck.trial.dependence.subject import subject

@@ -300,6 +300,19 @@ def inputs_permuted_in_collate(seed: int) -> dict[str, Any]:
     return run(loader((x, y), shuffle=True, collate_fn=collate), (vx, vy))
 
 
+class OtherLabels(TensorDataset):
+    """The label of some sample, and not of the one that is asked for."""
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
+        inputs, labels = self.tensors
+        return inputs[index], labels[torch.randint(len(labels), ())]
+
+
+def labels_of_other_samples(seed: int) -> dict[str, Any]:
+    x, y, vx, vy = data(seed=seed)
+    return run(DataLoader(OtherLabels(x, y), 32, shuffle=True), (vx, vy))
+
+
 def one_label_in_ten_redrawn(seed: int) -> dict[str, Any]:
     x, y, vx, vy = data(seed=seed)
 
@@ -670,7 +683,8 @@ FAULTY: dict[str, tuple[str, str, Callable[[int], dict[str, Any]]]] = {
         ("SC1702", "fail", id_beyond_the_table), ("SC1702", "fail", class_beyond_the_outputs),
         ("SC1702", "fail", class_of_minus_one), ("SC1703", "fail", one_sample_left_for_batch_norm),
         ("SC1704", "fail", sorted_by_class), ("SC1704", "fail", sorted_by_target),
-        ("SC1704", "fail", sorted_list_of_batches), ("SC1705", "fail", inputs_permuted_in_collate),
+        ("SC1704", "fail", sorted_list_of_batches), ("SC1705", "fail", labels_of_other_samples),
+        ("SC1724", "fail", inputs_permuted_in_collate),
         ("SC1707", "fail", one_label),
         ("SC1708", "fail", pixels_up_to_255), ("SC1708", "fail", one_column_in_millions),
         ("SC1708", "fail", slow_on_pixels_up_to_255),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,11 @@ class Code:
     low: float
     high: float
     """Range of the other values of that column."""
+    mean: float = 0.0
+    spread: float = 1.0
+    """Of these."""
+    all: tuple[Code, ...] = ()
+    """The codes of all columns of that table, each column with its own."""
 
 
 FAR = 5.0
@@ -67,7 +72,8 @@ def missing_codes(session: Session, scan: Scan) -> Code | None:
         return None
     best = max(found, key=lambda code: (code.value in CODES, code.share))
     same = tuple(code.columns[0] for code in found if code.path == best.path and code.value == best.value)
-    return Code(best.path, best.value, same or best.columns, best.share, best.low, best.high)
+    every = tuple(code for code in found if code.path == best.path)
+    return replace(best, columns=same or best.columns, all=every)
 
 
 def _code(path: str, j: int, values: Array) -> Code | None:
@@ -78,7 +84,7 @@ def _code(path: str, j: int, values: Array) -> Code | None:
         low, high = float(others.min()), float(others.max())
         gap = min(abs(value - low), abs(value - high))
         if high > low and gap > FAR * (high - low) and len(np.unique(others)) >= DISTINCT:
-            return Code(path, float(value), (j,), share, low, high)
+            return Code(path, float(value), (j,), share, low, high, float(others.mean()), float(others.std()))
     return None
 
 

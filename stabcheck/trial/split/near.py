@@ -51,6 +51,7 @@ HOW = {
     "standardised": "in standard units",
     "normalised": "but for brightness and contrast",
     "mirrored": "after mirroring",
+    "inverted": "but for brightness and contrast, with light and dark exchanged",
     "tokens": "in their runs of three tokens",
     "order": "the same values in another order: turned, mirrored or shifted",
     "columns": "equal but for a column or two",

@@ -37,7 +37,7 @@ class View:
 
 
 def views(train: Column, val: Column, train_rows: Array, val_rows: Array) -> Iterator[View]:
-    """The selected rows as they are, by column in standard units, without brightness and contrast, mirrored; texts and
+    """The selected rows as they are, by column in standard units, without brightness and contrast, inverted, mirrored; texts and
     tokens by the runs they consist of. None for sequences of fractions that differ in length."""
     one, two = _taken(train, train_rows), _taken(val, val_rows)
     if not (isinstance(one, np.ndarray) and isinstance(two, np.ndarray)):
@@ -62,7 +62,9 @@ def views(train: Column, val: Column, train_rows: Array, val_rows: Array) -> Ite
         yield View("standardised", scaled, also, scaled)
     if one.shape[1] >= LONG:
         even = _sketch(_unit_rows(one))
-        yield View("normalised", even, _sketch(_unit_rows(two)), even)
+        other = _sketch(_unit_rows(two))
+        yield View("normalised", even, other, even)
+        yield View("inverted", even, -other, -even)
     axis = _width_axis(train.shape) if train.shape == val.shape else None
     if axis is not None:
         mirrored = (_sketch(_mirrored(rows, train.shape, axis)) for rows in (two, one))

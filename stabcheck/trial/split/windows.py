@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from stabcheck.trial.split.digests import MIXER, codes
+from stabcheck.trial.split.levelled import are_levelled, is_one_stretch, shapes
 from stabcheck.trial.split.sides import Split
 from stabcheck.trial.split.table import Column
 
@@ -86,6 +87,10 @@ def overlaps(split: Split, fresh: Array) -> Overlap | None:
     for axis, steps in enumerate(shape):
         if steps >= SHORTEST:
             train, val = (_time_major(column, axis) for column in pair)
+            if steps - 2 >= SHORTEST and all(are_levelled(side, steps) for side in (train, val)):
+                levelled = _levelled(train, val, queries, single, steps)
+                found += [levelled] if levelled is not None else []
+                continue
             # As of the validation windows, those that have an equal in training are left out.
             meetings, own = overlap(train, val[queries], steps), overlap(train, train[single], steps)
             share = seams(train, val[queries], steps, meetings)
@@ -102,6 +107,17 @@ def overlaps(split: Split, fresh: Array) -> Overlap | None:
         ending=val_kept[best.ending],
         pairs=pairs,
     )
+
+
+def _levelled(train: Array, val: Array, queries: Array, single: Array, steps: int) -> Overlap | None:
+    """The same by the shapes of windows that have one level and scale; None if what looks alike is not one stretch."""
+    one, two, length = shapes(train, steps), shapes(val, steps), steps - 2
+    meetings, own = overlap(one, two[queries], length), overlap(one, one[single], length)
+    # Of the pairs it is known that the last part of the validation window lies in the training window.
+    if not all(is_one_stretch(train[t], val[queries[v]], steps, by, at_end=True) for t, v, by in meetings.pairs):
+        return None
+    share = seams(one, two[queries], length, meetings)
+    return replace(meetings, within=(own.begin + own.end) / 2, seams=share)
 
 
 def _time_major(column: Column, axis: int) -> Array:
