@@ -78,6 +78,7 @@ EXPLAINS: tuple[Explains, ...] = (
         "such a loss has another minimum, or none",
     ),
     Explains(("SC1102",), ("SC18", *TRAINING), "weights that are shared out over samples or heads mix them"),
+    Explains(("SC0901",), ("SC1901",), "what no unit lets pass does not reach the output"),
     Explains(("SC1803",), ("SC1612",), "a model that sees the next token copies it"),
     Explains(("SC1806",), ("SC1903",), "a mask that is not used lets the padding of others show"),
     Explains(
