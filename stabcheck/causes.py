@@ -122,7 +122,7 @@ EXPLAINS: tuple[Explains, ...] = (
     Explains(("SC1002",), TRAINING, "weights that start too large saturate or blow up what comes after"),
     Explains(("SC1003",), TRAINING, "weights that start too small let no signal through"),
     Explains(("SC0803",), ("SC11",), "activations that grow with depth saturate what comes after them"),
-    Explains(("SC1101", "SC1103"), TRAINING, "nothing passes where everything is saturated or masked"),
+    Explains(("SC1101", "SC1103", "SC1104"), TRAINING, "nothing passes where everything is saturated or masked"),
     Explains(("SC0206",), (*TRAINING, "SC10"), "a loss that is not a number trains nothing"),
     Explains(("SC0201",), (*NO_FIT, *RATE, *FADED, "SC08", "SC13"), "an infinite gradient turns the weights into NaN"),
     Explains(("SC0901",), ("SC0209",), "a layer that never fires passes no gradient"),
