@@ -191,15 +191,15 @@ class RectifierProbe(TorchFunctionMode):
             given, put_out, self._put_out = args[0] if args else None, self._put_out, None
             if isinstance(given, torch.Tensor) and self._is_written(name, put_out, given):
                 place = self._between if self._between is not None else self._running[-1] if self._running else ""
-                self._add(place, "rectifier written by hand", given)
+                self._add(place, "rectifier written by hand", given.detach().reshape(put_out.shape), given.grad_fn)
         self._running.append(name)
 
     def _is_written(self, name: str, put_out: torch.Tensor, given: torch.Tensor) -> bool:
         pair = (self._last[0] if self._last else "", name)
-        if given.shape != put_out.shape or not given.requires_grad or not torch.is_grad_enabled():
+        if given.numel() != put_out.numel() or not given.requires_grad or not torch.is_grad_enabled():
             return False
         if pair not in self._written:
-            is_positive_part = torch.equal(given.detach(), put_out.clamp(min=0).to(given.dtype))
+            is_positive_part = torch.equal(given.detach().reshape(put_out.shape), put_out.clamp(min=0).to(given.dtype))
             self._written[pair] = is_positive_part and bool((put_out < 0).any())
         return self._written[pair]
 
@@ -210,7 +210,7 @@ class RectifierProbe(TorchFunctionMode):
             self._last = (self._names.get(id(module), ""), type(module).__name__)
             is_layer = isinstance(output, torch.Tensor) and output.is_floating_point() and output.dim() > 1
             self._put_out, self._between = output.detach() if is_layer else None, None
-        elif next(module.children(), None) is None:
+        elif next(module.children(), None) is None and not isinstance(module, (nn.Flatten, nn.Unflatten)):
             self._between = self._names.get(id(module), "")
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -219,17 +219,17 @@ class RectifierProbe(TorchFunctionMode):
         kind = _rectifies(func, args, kwargs or {})
         if kind and torch.is_grad_enabled() and isinstance(out, torch.Tensor) and out.requires_grad and out.dim() > 1:
             self._put_out = None
-            self._add(self._running[-1] if self._running else "", kind, out)
+            self._add(self._running[-1] if self._running else "", kind, out, out.grad_fn)
         return out
 
-    def _add(self, module: str, kind: str, out: torch.Tensor) -> None:
+    def _add(self, module: str, kind: str, out: torch.Tensor, node: Any) -> None:
         call = self._count.get(module, 0)
         self._count[module] = call + 1
         after, after_kind = self._last or (None, "")
         axis = _unit_axis(out, after_kind)
         others = tuple(i for i in range(out.dim()) if i != axis)
         fired = (out.detach() > 0).any(dim=others) if others else out.detach() > 0
-        self.calls.append(RectifierCall(module, call, kind, after, fired, out.grad_fn))
+        self.calls.append(RectifierCall(module, call, kind, after, fired, node))
 
 
 def _unit_axis(out: torch.Tensor, after: str) -> int:
