@@ -4,9 +4,10 @@
 One forward at the start: for every call of sigmoid, tanh and the like the share of units on the flat part (slope below a
 hundredth of the steepest), for softmax, attention and the logits of a cross-entropy the share of rows that give everything to
 one entry. If nearly all of a layer is flat, or the first loss is far above any guess, and the trial learns nothing, the trial
-is run again with the input of just these functions scaled to size 1: the finding is raised if that learns. Confident outputs,
-closed gates and sharp attention that train are left alone. In attention written by hand, whether the weights sum to one over
-what they mix, and whether a mask hides every key.
+is run again with the input of just these functions scaled to size 1: the finding is raised if that learns. Where something is
+learnt, and units are flat on either side, it is raised if that leaves at most half as much of the way to the lowest loss.
+Confident outputs, closed gates and sharp attention that train are left alone. In attention written by hand, whether the weights
+sum to one over what they mix, and whether a mask hides every key.
 
 ## Why it matters
 On the flat part the gradient is a hundredth or less of what it could be, times that again for each such layer. Attention
@@ -61,6 +62,15 @@ ALL_MASKED = Rule(
     "scaled_dot_product_attention), and whether it is inverted",
     why="A softmax over nothing gives NaN or an average over what should be hidden.",
 )
+HELD_BACK = Rule(
+    "SC1104",
+    "held-back-by-saturation",
+    "fail",
+    message="{share:.0%} of the {kind} in {at} is saturated at the start (its input has scale {size:.3g}){others}: after {steps} "
+    "steps the loss is {last:.3g}, and with that input scaled to 1 it is {better:.3g} after the same steps",
+    fix="{remedy}",
+    why="On the flat part units are switches, and the layers before them hardly move: what is learnt is learnt around them.",
+)
 
 
 ONE_PIECE = NotChecked(
@@ -71,14 +81,14 @@ ONE_PIECE = NotChecked(
 @experiment(
     title="Activation saturation",
     about=("model",),
-    rules=(SATURATED, WRONG_AXIS, ALL_MASKED),
+    rules=(SATURATED, WRONG_AXIS, ALL_MASKED, HELD_BACK),
     needs_trial=True,
     beyond=(ONE_PIECE,),
 )
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Read one forward; train again only where something is saturated and nothing is learnt."""
     from stabcheck.trial.call_watch import watch_one
-    from stabcheck.trial.saturation.gauge import LOSSES, GaugeWatch
+    from stabcheck.trial.saturation.gauge import LOSSES, SQUASHING, GaugeWatch
 
     recording = bench.recording
     assert recording is not None
@@ -99,6 +109,8 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
         )
     elif not findings and flat and state.is_low:
         findings = _saturated(bench, flat)
+    elif not findings and (scaled := [g for g in flat if g.is_of_both_signs and g.kind in SQUASHING]):
+        findings = _saturated(bench, scaled, is_stuck=False)
     worst = max(gauges, key=lambda g: g.saturated)
     measured: dict[str, Any] = {
         "functions": [
@@ -144,14 +156,14 @@ def _structural(bench: Bench, watch: GaugeWatch) -> tuple[Finding, ...]:
     return ()
 
 
-def _saturated(bench: Bench, flat: list[Gauge]) -> tuple[Finding, ...]:
+def _saturated(bench: Bench, flat: list[Gauge], *, is_stuck: bool = True) -> tuple[Finding, ...]:
     """The trial again, with the inputs of these functions scaled to size 1."""
-    from stabcheck.trial.counterfactual import compare
+    from stabcheck.trial.counterfactual import ahead, compare
     from stabcheck.trial.saturation.gauge import LOSSES, Softened
 
     assert bench.recording is not None
     divisors = {(g.module, g.kind): g.size for g in flat}
-    found = compare(bench, lambda session: Softened(session.model, divisors).inserted())
+    found = (compare if is_stuck else ahead)(bench, lambda session: Softened(session.model, divisors).inserted())
     if found is None:
         return ()
     first, more = flat[0], len(flat) - 1
@@ -164,7 +176,7 @@ def _saturated(bench: Bench, flat: list[Gauge]) -> tuple[Finding, ...]:
         else "standardise what goes in, initialise the layer before it by Xavier, or put a normalisation between them"
     )
     return (
-        SATURATED.at(
+        (SATURATED if is_stuck else HELD_BACK).at(
             first.module or None, severity=found.severity, at=called(first.module, bench.kinds),
             kind=first.kind, share=first.saturated, size=first.size, remedy=remedy, modules=[g.module for g in flat],
             others=f" (and so in {more} more)" if more else "", **found.facts,

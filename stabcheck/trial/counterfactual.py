@@ -21,6 +21,8 @@ HELPED = 0.2
 PATIENCE = 3
 """Times the trial's steps in which the unchanged set-up must still have learnt nothing for a failure. Adam gets weights that are
 a thousand times too small going within as many; what only costs some steps is a warning."""
+LEFT = 0.5
+"""Share of the way left, of that of a set-up which learns, that a change must bring it down to."""
 
 Change = Callable[[Session], contextlib.AbstractContextManager[object] | None]
 
@@ -80,6 +82,25 @@ def compare(bench: Bench, change: Change) -> Comparison | None:
         if other is None or not _helped(recording, own, other):
             return None
     return Comparison(_steps(recording, times), own, other, severity)
+
+
+def ahead(bench: Bench, change: Change) -> Comparison | None:
+    """The trial against the trial after `change`, where both learn: the changed one is no worse at its end and, after PATIENCE
+    times its steps, HELPED further on the way to the floor, with at most LEFT of what the other has left; else None.
+
+    Raises:
+        Skip: building the set-up again does not fit the budget.
+    """
+    assert bench.recording is not None
+    own, other = progress(bench.recording), trained(bench, change)
+    if other is None or own.share is None or other.share is None or other.share < own.share:
+        return None
+    longer, later = trained(bench, unchanged, times=PATIENCE), trained(bench, change, times=PATIENCE)
+    if longer is None or later is None or longer.share is None or later.share is None:
+        return None
+    if later.share - longer.share < HELPED or 1 - later.share > LEFT * (1 - longer.share):
+        return None
+    return Comparison(_steps(bench.recording, PATIENCE), longer, later, "fail")
 
 
 def _is_behind(recording: Recording, longer: Progress, later: Progress, *, helped: bool) -> bool:

@@ -153,12 +153,17 @@ class RectifierCall:
 
 
 class RectifierProbe(TorchFunctionMode):
-    """Sees every call of a one-sidedly flat function, module or functional, in place or not."""
+    """Sees every call of a one-sidedly flat function, module or functional, in place or not; and where none is called, a layer
+    that gets just the positive part of what the one before it put out, however that is written."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, written: dict[tuple[str, str], bool] | None = None) -> None:
+        """`written`: pairs of layers -> whether something rectifies between them, as seen in earlier steps."""
         super().__init__()
         self.model = model
         self.calls: list[RectifierCall] = []
+        self._written = {} if written is None else written
+        self._put_out: torch.Tensor | None = None
+        self._between: str | None = None
         self._names = {id(module): name for name, module in model.named_modules()}
         self._running: list[str] = []
         self._last: tuple[str, str] | None = None
@@ -168,6 +173,7 @@ class RectifierProbe(TorchFunctionMode):
     def inserted(self) -> Iterator[list[RectifierCall]]:
         """Observe one step."""
         self.calls, self._running, self._last, self._count = [], [], None, {}
+        self._put_out = self._between = None
         handles = []
         for module in self.model.modules():
             handles.append(module.register_forward_pre_hook(self._enter))
@@ -180,28 +186,50 @@ class RectifierProbe(TorchFunctionMode):
                 handle.remove()
 
     def _enter(self, module: nn.Module, args: Any) -> None:
-        self._running.append(self._names.get(id(module), ""))
+        name = self._names.get(id(module), "")
+        if self._put_out is not None and own_parameters(module):
+            given, put_out, self._put_out = args[0] if args else None, self._put_out, None
+            if isinstance(given, torch.Tensor) and self._is_written(name, put_out, given):
+                place = self._between if self._between is not None else self._running[-1] if self._running else ""
+                self._add(place, "rectifier written by hand", given.detach().reshape(put_out.shape), given.grad_fn)
+        self._running.append(name)
+
+    def _is_written(self, name: str, put_out: torch.Tensor, given: torch.Tensor) -> bool:
+        pair = (self._last[0] if self._last else "", name)
+        if given.numel() != put_out.numel() or not given.requires_grad or not torch.is_grad_enabled():
+            return False
+        if pair not in self._written:
+            is_positive_part = torch.equal(given.detach().reshape(put_out.shape), put_out.clamp(min=0).to(given.dtype))
+            self._written[pair] = is_positive_part and bool((put_out < 0).any())
+        return self._written[pair]
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._running:
             self._running.pop()
         if own_parameters(module):
             self._last = (self._names.get(id(module), ""), type(module).__name__)
+            is_layer = isinstance(output, torch.Tensor) and output.is_floating_point() and output.dim() > 1
+            self._put_out, self._between = output.detach() if is_layer else None, None
+        elif next(module.children(), None) is None and not isinstance(module, (nn.Flatten, nn.Unflatten)):
+            self._between = self._names.get(id(module), "")
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call through, and read the output if the function rectifies."""
         out = passed_on(func, *args, **(kwargs or {}))
         kind = _rectifies(func, args, kwargs or {})
         if kind and torch.is_grad_enabled() and isinstance(out, torch.Tensor) and out.requires_grad and out.dim() > 1:
-            module = self._running[-1] if self._running else ""
-            call = self._count.get(module, 0)
-            self._count[module] = call + 1
-            after, after_kind = self._last or (None, "")
-            axis = _unit_axis(out, after_kind)
-            others = tuple(i for i in range(out.dim()) if i != axis)
-            fired = (out.detach() > 0).any(dim=others) if others else out.detach() > 0
-            self.calls.append(RectifierCall(module, call, kind, after, fired, out.grad_fn))
+            self._put_out = None
+            self._add(self._running[-1] if self._running else "", kind, out, out.grad_fn)
         return out
+
+    def _add(self, module: str, kind: str, out: torch.Tensor, node: Any) -> None:
+        call = self._count.get(module, 0)
+        self._count[module] = call + 1
+        after, after_kind = self._last or (None, "")
+        axis = _unit_axis(out, after_kind)
+        others = tuple(i for i in range(out.dim()) if i != axis)
+        fired = (out.detach() > 0).any(dim=others) if others else out.detach() > 0
+        self.calls.append(RectifierCall(module, call, kind, after, fired, node))
 
 
 def _unit_axis(out: torch.Tensor, after: str) -> int:

@@ -125,7 +125,7 @@ class _Trial:
         with contextlib.ExitStack() as stack:
             readings = stack.enter_context(self.signal_probe.inserted()) if sampled else {}
             if self.rectifiers.wants(index):
-                probe = RectifierProbe(self.model)
+                probe = RectifierProbe(self.model, self.rectifiers.written)
                 calls = stack.enter_context(probe.inserted())
                 spy.on_backward = lambda root: self.rectifiers.trace(index, root, calls)
                 stack.callback(setattr, spy, "on_backward", None)

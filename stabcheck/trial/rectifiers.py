@@ -21,6 +21,7 @@ class RectifierLog:
     def __init__(self, steps: int) -> None:
         self.steps = steps
         self.samples_per_step = 1
+        self.written: dict[tuple[str, str], bool] = {}
         self._units: dict[tuple[str, int], tuple[RectifierCall, torch.Tensor, torch.Tensor, list[int]]] = {}
         self._bypassed: dict[tuple[str, int], bool | None] = {}
 

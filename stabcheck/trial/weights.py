@@ -28,6 +28,8 @@ _WEIGHTS: dict[str, tuple[tuple[int, str, int], ...]] = {
     **dict.fromkeys(("matmul", "__matmul__", "mm"), ((1, "other", -1), (0, "input", -2))),
 }
 """Function -> (argument, its name, the axis of its units) of what may be a weight."""
+MOST_NODES = 8
+"""Functions between a parameter and the weight that is made from it."""
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
@@ -117,13 +119,45 @@ class _WeightWatch(CallWatch):
         place = self.places.get(id(base))
         if place is None and is_layer and _is_made(self.modules.get(self.module), "weight"):
             place, base = (self.module, "weight"), tensor
+        if place is None and (made := _made_from(tensor)) is not None:  # as under a mask
+            parameter, is_turned = made
+            self._put(
+                self.places.get(id(parameter)), tensor.mT if is_turned else tensor, 1 - axis if is_turned else axis
+            )
+            return
         if place is None or tensor.numel() != base.numel() or base.dim() != tensor.dim():
             return
         if base.shape != tensor.shape or base.stride() != tensor.stride():
             if tensor.dim() != 2 or base.shape != tensor.shape[::-1]:
                 return
             axis = 1 - axis  # transposed
-        self.found.setdefault(place, Weight(*place, base, axis))
+        self._put(place, base, axis)
+
+    def _put(self, place: tuple[str, str] | None, tensor: torch.Tensor, axis: int) -> None:
+        if place is not None:
+            self.found.setdefault(place, Weight(*place, tensor, axis))
+
+
+_KEEPS_PLACE = (
+    "Mul", "Div", "Tril", "Triu", "MaskedFill", "Where", "ToCopy", "Clone", "Alias", "T", "Permute", "Transpose", "Neg",
+)  # fmt: skip
+"""Nodes of autograd that leave every number of a weight where it is, or turn it over as a whole."""
+
+
+def _made_from(tensor: torch.Tensor) -> tuple[nn.Parameter, bool] | None:
+    """(the one parameter that it is made from number by number: masked, scaled, transposed or of another type; whether it is
+    transposed)"""
+    node, passed, turns = tensor.grad_fn, 0, 0
+    while node is not None and not hasattr(node, "variable"):
+        above = [parent for parent, _ in node.next_functions if parent is not None]
+        kind = node.name().rstrip("0123456789").removesuffix("Backward")
+        if len(above) != 1 or kind not in _KEEPS_PLACE or passed > MOST_NODES:
+            return None
+        node, passed, turns = above[0], passed + 1, turns + (kind in {"T", "Permute", "Transpose"})
+    found, is_turned = getattr(node, "variable", None), turns % 2 == 1
+    if not isinstance(found, nn.Parameter) or found.dim() != 2 or tensor.dim() != 2:
+        return None
+    return (found, is_turned) if (tensor.shape[::-1] if is_turned else tensor.shape) == found.shape else None
 
 
 def _is_made(owner: nn.Module | None, key: str) -> bool:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
 from stabcheck.check import Skip
 from stabcheck.experiments.activation_saturation import CHECK
@@ -98,6 +99,44 @@ class Scaled(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.model(self.factor * x)
+
+
+def curves(factor: float, bias: float = 0.0) -> Any:
+    """A curve of 16 numbers on a line of its own; what bends them reads the positions, `factor` times too large."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.straight = nn.Linear(16, 1)
+            self.bent = nn.Sequential(nn.Linear(1, 48), nn.Tanh(), nn.Linear(48, 48), nn.Tanh(), nn.Linear(48, 1))
+            nn.init.constant_(self.bent[0].bias, bias)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.straight(x) + self.bent(factor * x[:, :1])
+
+    def setup() -> dict[str, Any]:
+        torch.manual_seed(0)
+        x = torch.randn(600, 16)
+        x[:, 0] = torch.rand(600)
+        y = x[:, 1:2] + torch.sin(9 * x[:, :1])
+        model = Net()
+        loader = DataLoader(TensorDataset(x, y), batch_size=50, shuffle=True)
+        optimizer = torch.optim.Adam(model.parameters(), 2e-2)
+        return {"model": model, "train_loader": loader, "loss_fn": F.mse_loss, "optimizer": optimizer}
+
+    return setup
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_learnt_around_units_that_are_switches_is_told_from_what_they_do_not_hold_back(
+    seed: int, make_bench: Any
+) -> None:
+    (finding,) = CHECK.run(recorded(make_bench, curves(1000.0), seed=seed)).findings
+
+    assert (finding.code, finding.location) == ("SC1104", "bent.1")
+    assert finding.evidence["better"] < finding.evidence["last"] / 2
+    for factor, bias in ((1.0, 0.0), (1.0, -9.0)):  # healthy; shut at one stop
+        assert CHECK.run(recorded(make_bench, curves(factor, bias), seed=seed)).findings == ()
 
 
 @pytest.mark.parametrize("seed", range(3))

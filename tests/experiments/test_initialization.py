@@ -377,6 +377,33 @@ def test_scale_is_the_deviation_times_the_root_of_the_inputs(make_bench: Any) ->
         torch.testing.assert_close(now, 0.5 * before[name])
 
 
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda w, m, x: (w * m) @ x.T,
+        lambda w, m, x: x @ (m * w).T,
+        lambda w, m, x: F.linear(x, w.masked_fill(m == 0, 0.0)),
+        lambda w, m, x: x @ torch.tril(w).t(),
+    ],
+)
+def test_a_weight_under_a_mask_is_the_weight(use: Any, make_bench: Any) -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.own, self.out = nn.Parameter(torch.randn(16, 16)), nn.Linear(16, 4)
+            self.register_buffer("mask", torch.ones(16, 16).tril())
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h: torch.Tensor = use(self.own, self.mask, x)
+            return self.out(h if h.shape == x.shape else h.T)
+
+    bench = make_bench(classifier(Masked))
+    own, out = weights_in_use(bench)
+
+    assert (own.name, out.name) == ("own", "out")
+    torch.testing.assert_close(own.rows[0], bench.shared().model.own.detach().tril())
+
+
 def test_looking_leaves_the_set_up_as_it_was(make_bench: Any) -> None:
     bench = make_bench(
         classifier(lambda: nn.Sequential(nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 4)))

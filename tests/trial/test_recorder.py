@@ -154,11 +154,45 @@ def test_clip_threshold_is_seen_in_the_users_own_step(make_bench: Any) -> None:
     assert all(step.loss is not None for step in recording.steps), "the loss is taken from backward"
 
 
+class OwnRelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * (ctx.saved_tensors[0] > 0)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda h: h, lambda h: h * 0, torch.tanh, F.gelu, F.leaky_relu, lambda h: h.abs(), lambda h: F.dropout(h, 0.5),
+        lambda h: F.relu(h) - 0.1, lambda h: h.exp(),
+    ],
+)  # fmt: skip
+def test_what_lets_more_or_less_than_the_positive_part_pass_is_no_rectifier(make_bench: Any, body: Any) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inp, self.out = nn.Linear(16, 32), nn.Linear(32, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out(body(self.inp(x)))
+
+    recording = record_trial(make_bench(classifier(Net)), steps=3)
+
+    assert {r.kind for r in recording.rectifiers} <= {"relu"}
+
+
 @pytest.mark.parametrize(
     "rectify",
     [
         nn.ReLU(), nn.ReLU(inplace=True), nn.ReLU6(), nn.Threshold(0, 0), F.relu, torch.relu, torch.relu_,
         lambda x: x.relu(), lambda x: x.clamp(min=0), lambda x: torch.clamp_min(x, 0), lambda x: F.hardtanh(x, 0.0, 6.0),
+        lambda x: x * (x > 0), lambda x: torch.where(x > 0, x, 0.0), lambda x: torch.maximum(x, torch.zeros(())),
+        lambda x: x.masked_fill(x < 0, 0.0), lambda x: (x + x.abs()) / 2, OwnRelu.apply,
     ],
 )  # fmt: skip
 def test_every_spelling_of_a_rectifier_is_seen(make_bench: Any, rectify: Any) -> None:

@@ -19,6 +19,8 @@ SQUASHING = {"tanh", "sigmoid", "softsign", "hardtanh", "hardsigmoid"}
 FLAT = 0.01
 """A unit is saturated where its slope is below this share of the steepest: |tanh| > 0.995, a sigmoid beyond 0.0025 and
 0.9975, a softmax that gives more than 0.995 to one of several."""
+EITHER = 0.1
+"""Share of the units that must be on the rarer side for both to count."""
 _MASKED = -1e4
 """A logit below this stands for minus infinity: masks are written as -1e4, -1e9 or the smallest number of the type."""
 _KEEPS_SCORES = {
@@ -39,6 +41,8 @@ class Gauge:
     """Root mean square of the input; for a softmax the standard deviation of its logits."""
     masked: float = 0.0
     """Share of the rows of attention in which every key is masked."""
+    is_of_both_signs: bool = False
+    """Whether units are up against either stop, as by the scale of what comes in; gates that start shut are at one."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class GaugeWatch(CallWatch):
         if kind in SQUASHING:
             given = argument(args, kwargs, 0, "input")
             # In place, the input is gone: it is read back from the output.
-            self._put(kind, _flat_share(kind, out), _size(given, out, kind))
+            self._put(kind, _flat_share(kind, out), _size(given, out, kind), both=_reaches_both(kind, out))
         elif kind == "softmax":
             self._softmax(args, kwargs, out)
         elif kind in LOSSES:
@@ -92,10 +96,10 @@ class GaugeWatch(CallWatch):
         elif name in _KEEPS_SCORES:
             self._pass_on(args, kwargs, out)
 
-    def _put(self, kind: str, saturated: float, size: float, masked: float = 0.0) -> None:
+    def _put(self, kind: str, saturated: float, size: float, masked: float = 0.0, *, both: bool = False) -> None:
         before = self.gauges.get((self.module, kind))
         if before is None or saturated > before.saturated:
-            self.gauges[(self.module, kind)] = Gauge(self.module, kind, saturated, size, masked)
+            self.gauges[(self.module, kind)] = Gauge(self.module, kind, saturated, size, masked, both)
 
     def _softmax(self, args: Any, kwargs: Any, out: torch.Tensor) -> None:
         logits, dim = argument(args, kwargs, 0, "input"), argument(args, kwargs, 1, "dim")
@@ -210,6 +214,12 @@ def _flat_share(kind: str, out: torch.Tensor) -> float:
     else:
         slope = 1 - value.square()
     return float((slope < FLAT).float().mean())
+
+
+def _reaches_both(kind: str, out: torch.Tensor) -> bool:
+    """Whether a tenth of the units or more are on either side of the middle."""
+    above = float((out.detach().float() > (0.5 if kind in {"sigmoid", "hardsigmoid"} else 0.0)).float().mean())
+    return min(above, 1 - above) > EITHER
 
 
 def _size(given: Any, out: torch.Tensor, kind: str) -> float:
