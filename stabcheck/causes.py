@@ -65,6 +65,7 @@ EXPLAINS: tuple[Explains, ...] = (
         ("SC1704",), (*TRAINING, "SC14"), "batches of one kind pull the model from one constant guess to the next"
     ),
     Explains(("SC1710",), ("SC0611", "SC0613", "SC14"), "what is validated is not what was trained on"),
+    Explains(("SC0414",), ("SC2006",), "codes that follow the order of a set are other ones in each process"),
     Explains(("SC1714",), ("SC20",), "a generator that starts anew gives the same numbers"),
     # What is asked for: a loss that is wrong by itself.
     Explains(
