@@ -115,7 +115,7 @@ ENCODING = Rule(
     "data-encoded-anew-in-each-process",
     "fail",
     message="after {load} in a process with other hashes, as every new process has, {how}: the weights were trained on the old "
-    "meaning. Numbers or columns were given in the order of a set of strings, or by hash()",
+    "meaning; numbers or columns were given in the order of a set of strings, or by hash()",
     fix="sort the set before it is numbered, or save the vocabulary (the list of names) in the checkpoint and restore it in load()",
     why="The resumed model reads other words, classes or features than it was trained on: what it learnt is lost.",
 )

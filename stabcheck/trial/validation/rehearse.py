@@ -24,6 +24,7 @@ from stabcheck.trial.validation.loss_probe import SAME_LOSS, LossProbe, differ
 from stabcheck.trial.validation.mode_switches import beyond_eval, is_batch_norm, is_untouched
 from stabcheck.trial.validation.rehearsal import Rehearsal
 from stabcheck.trial.validation.sightings import Visit
+from stabcheck.trial.validation.snapshots import set_aside
 from stabcheck.trial.validation.state_shot import StateShot
 from stabcheck.trial.validation.watched import run
 from stabcheck.userland import UserCodeError
@@ -74,6 +75,7 @@ class _Rehearsing:
         self._bench = bench
         self._session = bench.session()
         self._own_step = self._session.setup.train_step is not None
+        self._known = set_aside(self._session)
         self._left_out: list[NotChecked] = []
         self._stream: Iterator[tuple[int, Any]] = self._session.train_batches()
         self._trained: list[Any] = []
@@ -117,6 +119,7 @@ class _Rehearsing:
                 seen.follows = follows(self._session, first, self._step)
         self._bench.tell(0.8, "comparing BatchNorm in both modes")
         self._compare_batch_norm(seen, test)
+        seen.not_copied = tuple(sorted(set_aside(session) - self._known))
         # Last, for what validate() keeps of its results is then that of other answers.
         if seen.own and ASKINGS * first.seconds < self._limit() and not (first.stopped or seen.fails_after):
             seen.answers = answers(session, self._limit())
@@ -247,7 +250,7 @@ class _Rehearsing:
         seen.flipped = tuple(
             v
             for key, v in watch.visits.items()
-            if v.switch and key in self._stepped and _flipped(self._stepped[key], v)
+            if v.switch and key in self._stepped and self._stepped[key].has_flipped(v)
         )
         seen.eval_steps, seen.eval_in_step = self._eval_steps, self._eval_in_step
         if any(v.effect == "custom" for v in (*seen.flipped, *seen.eval_steps)):
@@ -299,7 +302,3 @@ def _all_in_eval(watch: ForwardWatch) -> tuple[Visit, ...]:
     switched = tuple(v for v in visits if v.switch)
     in_training = any(v.training for v in visits if v.switch or v.module is v.root)
     return () if in_training else switched
-
-
-def _flipped(before: Visit, after: Visit) -> bool:
-    return (before.training > 0) != (after.training > 0) and (before.evaluating > 0) != (after.evaluating > 0)
