@@ -143,7 +143,7 @@ class _Rehearsing:
         slept = [call.module for call in watch.mode_calls if not call.mode]
         # To freeze a part is deliberate; the whole model is one line that was copied from the validation.
         if self._own_step and (not slept or session.model in slept):
-            self._eval_steps, self._eval_in_step = _all_in_eval(watch), bool(slept)
+            self._eval_steps, self._eval_in_step = watch.all_in_eval(), bool(slept)
         layers = {
             v.path: v.module for v in watch.visits.values() if v.training and v.of_model and is_batch_norm(v.module)
         }
@@ -294,11 +294,3 @@ def _at_gradient(name: str, parameter: nn.Parameter, held: dict[str, bool]) -> R
 
     handle: RemovableHandle = parameter.register_hook(note)
     return handle
-
-
-def _all_in_eval(watch: ForwardWatch) -> tuple[Visit, ...]:
-    """The modules with a switch, if none of them and none of the outermost modules ran in training mode."""
-    visits = [v for v in watch.visits.values() if v.of_model]
-    switched = tuple(v for v in visits if v.switch)
-    in_training = any(v.training for v in visits if v.switch or v.module is v.root)
-    return () if in_training else switched
