@@ -103,7 +103,7 @@ EXPLAINS: tuple[Explains, ...] = (
     Explains(("SC1508", "SC1509"), (*TRAINING, "SC2101"), "steps that are clipped elsewhere are of another size"),
     Explains(("SC2201", "SC2202"), TRAINING, "most of the data is thrown away, or the rate is another"),
     Explains(
-        ("SC2101", "SC2102", "SC2103", "SC2104", "SC2105", "SC2106", "SC2107", "SC2108"),
+        ("SC2101", "SC2102", "SC2103", "SC2104", "SC2105", "SC2106", "SC2107", "SC2108", "SC2109"),
         (*TRAINING, "SC2405"),
         "numbers that are lost in rounding, or overflow, train nothing",
     ),

@@ -84,10 +84,10 @@ NOT_COPIED = Rule(
     "SC0623",
     "snapshot-not-copied",
     "fail",
-    message="the weights that were set aside as {name} are the model's own tensors, no copy: they go on changing with it, and at the "
-    "end of the run they are the last weights",
-    fix="copy.deepcopy(model.state_dict()), or write the best weights to a file at once",
-    why="state_dict() is a view of the weights, no copy. What is kept, restored or published as the best is whatever came last.",
+    message="the weights that were set aside as {name} are the model's own tensors, no copy: they go on changing with it, and "
+    "at the end of the run they are the last weights",
+    fix="keep copy.deepcopy(model.state_dict()), or write the best weights to a file at once",
+    why="A state_dict is a view of the weights, no copy. What is kept, restored or published as the best is whatever came last.",
 )
 
 RULES = (BUFFER, WEIGHTS, GRADIENTS, MODE_LEFT, GRAD_OFF, FAILS, RESEEDED, OPTIMIZER, NOT_COPIED)
