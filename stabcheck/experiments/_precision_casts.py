@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stabcheck.check import Finding, Rule
 
@@ -32,5 +32,11 @@ def judge(bench: Bench) -> list[Finding]:
     cast = worst_cast(bench.shared(), bench.seed)
     if cast is None or cast.share < WIPED_OUT:
         return []
-    facts = {"dtype": cast.dtype, "share": cast.share, "grain": cast.grain, "mean": cast.mean, "spread": cast.spread}
+    facts: dict[str, Any] = {
+        "dtype": cast.dtype,
+        "share": cast.share,
+        "grain": cast.grain,
+        "mean": cast.mean,
+        "spread": cast.spread,
+    }
     return [WIPED.at(None, source=cast.source, **facts)]
