@@ -65,6 +65,7 @@ EXPLAINS: tuple[Explains, ...] = (
         ("SC1704",), (*TRAINING, "SC14"), "batches of one kind pull the model from one constant guess to the next"
     ),
     Explains(("SC1710",), ("SC0611", "SC0613", "SC14"), "what is validated is not what was trained on"),
+    Explains(("SC0414",), ("SC2006",), "codes that follow the order of a set are other ones in each process"),
     Explains(("SC1714",), ("SC20",), "a generator that starts anew gives the same numbers"),
     # What is asked for: a loss that is wrong by itself.
     Explains(
@@ -127,7 +128,7 @@ EXPLAINS: tuple[Explains, ...] = (
     Explains(("SC1508", "SC1509", "SC1523"), (*TRAINING, "SC2101"), "steps that are clipped elsewhere are of another size"),
     Explains(("SC2201", "SC2202", "SC2207"), TRAINING, "most of the data is thrown away, or the rate is another"),
     Explains(
-        ("SC2101", "SC2102", "SC2103", "SC2104", "SC2105", "SC2106", "SC2107", "SC2108"),
+        ("SC2101", "SC2102", "SC2103", "SC2104", "SC2105", "SC2106", "SC2107", "SC2108", "SC2109"),
         (*TRAINING, "SC2405"),
         "numbers that are lost in rounding, or overflow, train nothing",
     ),

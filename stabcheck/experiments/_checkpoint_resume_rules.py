@@ -110,6 +110,15 @@ SCALER = Rule(
     fix="save {part}.state_dict() and give it to {part}.load_state_dict() in load()",
     why="The first steps after a resume are lost or too small, and more so the more often a run is resumed.",
 )
+ENCODING = Rule(
+    "SC0414",
+    "data-encoded-anew-in-each-process",
+    "fail",
+    message="after {load} in a process with other hashes, as every new process has, {how}: the weights were trained on the old "
+    "meaning; numbers or columns were given in the order of a set of strings, or by hash()",
+    fix="sort the set before it is numbered, or save the vocabulary (the list of names) in the checkpoint and restore it in load()",
+    why="The resumed model reads other words, classes or features than it was trained on: what it learnt is lost.",
+)
 RULES = (
     WEIGHTS,
     BUFFERS,
@@ -124,4 +133,5 @@ RULES = (
     ORDER,
     UNKNOWN,
     SCALER,
+    ENCODING,
 )

@@ -80,7 +80,17 @@ OPTIMIZER = Rule(
     why="The first validation changes how the rest of the run is trained.",
 )
 
-RULES = (BUFFER, WEIGHTS, GRADIENTS, MODE_LEFT, GRAD_OFF, FAILS, RESEEDED, OPTIMIZER)
+NOT_COPIED = Rule(
+    "SC0623",
+    "snapshot-not-copied",
+    "fail",
+    message="the weights that were set aside as {name} are the model's own tensors, no copy: they go on changing with it, and "
+    "at the end of the run they are the last weights",
+    fix="keep copy.deepcopy(model.state_dict()), or write the best weights to a file at once",
+    why="A state_dict is a view of the weights, no copy. What is kept, restored or published as the best is whatever came last.",
+)
+
+RULES = (BUFFER, WEIGHTS, GRADIENTS, MODE_LEFT, GRAD_OFF, FAILS, RESEEDED, OPTIMIZER, NOT_COPIED)
 
 _ASLEEP = {
     "dropout": "dropout stays off for the rest of the training",
@@ -100,6 +110,8 @@ def judge(seen: Rehearsal, where: str, source: Source | None) -> Iterator[Findin
             yield OPTIMIZER.at(None, source=source, where=where, what=", ".join(seen.changes.optimizer))
     if not seen.run.stopped:
         yield from _training_on(seen, source)
+    for name in seen.not_copied[:1]:
+        yield NOT_COPIED.at(None, source=source, name=name)
     if seen.own and seen.reseeds:
         yield RESEEDED.at(None, source=source)
 

@@ -7,7 +7,8 @@ epoch's end. Right after load it compares, by name and bit for bit, weights, buf
 module, tensor, number and flag that your functions close over (an EMA, a step counter); a few steps later the losses
 and weights. A value that differs but changes neither training nor a model kept beside it (a log, a timer) is no fault:
 where that is in doubt, the value of the uninterrupted run is put in place, and only what mends the resumed run is named.
-Tensors of more than 65536 elements are compared on an evenly spread sample.
+Tensors of more than 65536 elements are compared on an evenly spread sample. Where your code makes sets or calls hash(),
+a process with other string hashes loads the checkpoint too: words and columns must keep their numbers.
 
 The next random numbers and batches are compared too, but a plain checkpoint without them is common and sound: you are
 warned only where the checkpoint holds the random state and load does not set it, or where the loader shuffles with a
@@ -33,6 +34,7 @@ from stabcheck.experiments._checkpoint_resume_rules import (
     BESIDE,
     BUFFERS,
     DETACHED,
+    ENCODING,
     NOT_LOADABLE,
     OPTIMIZER,
     RULES,
@@ -72,7 +74,7 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     if not findings:
         bench.tell(0.7, "comparing what follows")
         findings, notes = _continued(bench, run, results)
-    findings = findings or _checkpoint_resume_minor.judge(run, results)
+    findings = findings or _encoded_anew(bench, run) or _checkpoint_resume_minor.judge(run, results)
     return Outcome(
         summary=_summary(run, findings),
         findings=tuple(findings),
@@ -168,6 +170,14 @@ def _continued(bench: Bench, run: Run, results: list[Resumed]) -> tuple[list[Fin
             else:
                 notes.append(NotChecked("whether the steps after load are exactly the same", cause.why))
     return findings, notes
+
+
+def _encoded_anew(bench: Bench, run: Run) -> list[Finding]:
+    """Data that mean something else to the weights in every process."""
+    from stabcheck.trial.resume.encoding import other_code
+
+    how = other_code(bench, run.cuts[0]) if run.own_checkpoint and run.cuts[0].wrote else None
+    return [ENCODING.at(None, source=bench.source(bench.entry.function), load="load()", how=how)] if how else []
 
 
 def _severity(run: Run) -> Severity | None:

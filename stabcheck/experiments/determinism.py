@@ -3,9 +3,9 @@
 ## What it looks at
 The set-up is built twice, with Python's, NumPy's and torch's generators seeded alike just before, and takes the same few
 steps. Compared to the last bit are the initial weights and buffers, the batches, the losses and the weights afterwards; what
-differs first is named. The loss of the first batch is computed twice in eval mode. How far apart the two runs end is the
-noise floor of this machine: it is measured, and only a difference far above rounding is a fault, because kernels
-may add in any order.
+differs first is named. Where your code makes sets or calls hash(), it is built in another process too. The loss of the
+first batch is computed twice in eval mode. How far apart the two runs end is the noise floor of this machine: it is
+measured, and only a difference far above rounding is a fault, because kernels may add in any order.
 
 ## Why it matters
 What differs between two runs that should be one cannot be told from what a change of the code did: neither a crash at
@@ -72,6 +72,15 @@ RESEEDED = Rule(
     "{step}{losses}: something in the step seeds them anew, or draws from them a number of times that no seed decides",
     "seed once, before the set-up is built; never from the clock, the process id or os.urandom, and not inside the step",
 )
+HASHED = Rule(
+    "SC2006",
+    "differs-between-processes",
+    "warn",
+    "built in another process from the same seed, the set-up starts with other {what}: {how}; Python hashes strings anew in "
+    "each process, so hash() of a string, and the order of a set of strings, are never the same twice",
+    "sort what comes out of a set before it is numbered or drawn from; derive seeds from numbers or zlib.crc32(), not from hash()",
+    why="No restart, no second run and no colleague gets the same data or weights, whatever the seed.",
+)
 NOTHING = 1e-5
 """Differences below this are none: a loss may be a sum of large parts that cancel, as of normalised advantages."""
 ROUNDING, BEYOND = 2.0**-23, 1e-3
@@ -79,7 +88,7 @@ ROUNDING, BEYOND = 2.0**-23, 1e-3
 order of additions: 8,000 times as much."""
 
 
-@experiment(title="Same seed, same run", rules=(WEIGHTS, DATA, CLAIMED, STEP, RESEEDED), cost="dear")
+@experiment(title="Same seed, same run", rules=(WEIGHTS, DATA, CLAIMED, STEP, RESEEDED, HASHED), cost="dear")
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     """Build and train twice, compare."""
     from stabcheck.trial.seeded_run import apart, run_from_seed
@@ -88,7 +97,11 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     two = run_from_seed(bench, len(one.batches), again=True)
     loss, weights = apart(one, two)
     where, finding = _first_difference(bench, one, two, loss, weights)
+    elsewhere = None
+    if finding is None:
+        elsewhere, finding = _in_another_process(bench)
     measured = {
+        "as_in_another_process": elsewhere,
         "steps": len(one.batches),
         "first_difference": where,
         "forward_repeats": one.forward_repeats,
@@ -133,6 +146,33 @@ def _first_difference(
     else:
         return None, None
     return where, _claimed(source, where, len(one.batches), loss, weights) or _beyond(bench, one, two)
+
+
+def _in_another_process(bench: Bench) -> tuple[bool | None, Finding | None]:
+    """Whether a process with other hashes starts with the same weights and data; None if it was not tried."""
+    from stabcheck.trial.elsewhere import built_elsewhere, depends_on_hashes, first_data
+    from stabcheck.userland import UserCodeError
+
+    if not depends_on_hashes(bench):
+        return None, None
+    try:
+        there = built_elsewhere(bench)
+    except UserCodeError:  # that a fresh process cannot build it is for checkpoint-resume to say
+        return None, None
+    if there is None:
+        return None, None
+    session, source = bench.session(), bench.source(bench.entry.function)
+    here = {name: p.detach().cpu() for name, p in session.model.named_parameters()}
+    differ = [n for n, p in here.items() if n not in there.weights or not p.equal(there.weights[n])]
+    if differ:
+        how = f"{len(differ)} of {len(here)} tensors differ, {differ[0]} first"
+        return False, HASHED.at(differ[0], source=source, what="weights", how=how)
+    pairs = zip(first_data(session, bench.seed), there.data, strict=False)
+    for index, (ours, theirs) in enumerate(pairs, 1):
+        if len(ours) != len(theirs) or not all(a.equal(b) for a, b in zip(ours, theirs, strict=True)):
+            source = bench.source(session.setup.train_loader) or source
+            return False, HASHED.at(None, source=source, what="data", how=f"batch {index} differs")
+    return True, None
 
 
 def _moved(bench: Bench, one: SeededRun, two: SeededRun, step: int) -> Finding:

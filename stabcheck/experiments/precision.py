@@ -6,7 +6,7 @@ there is half precision, the gradient of the same batch at the same weights is c
 direction and by what is flushed to zero. Where the weights themselves are in half precision, each update of the optimizer is
 compared with the one meant, at the planned rates from the peak to the end of the schedule. Loss scaling is followed
 through the trial: steps on gradients that are still scaled, steps skipped. Arithmetic on uint8 images is checked for results
-that wrap around. A set-up all in float32 passes at once.
+that wrap around, and conversions to shorter floats for values that differ by less than their rounding.
 
 ## Why it matters
 A gradient below 6e-8 is zero in float16, an update below a 256th of its weight vanishes in bfloat16, and 3 - 5 is 254 in uint8.
@@ -24,6 +24,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from stabcheck.check import Finding, NotChecked, Outcome, Rule, Skip, experiment
+from stabcheck.experiments import _precision_casts
 from stabcheck.recording import Recording
 from stabcheck.userland import UserCodeError
 
@@ -119,7 +120,7 @@ OVERFLOW = Rule(
 @experiment(
     title="Precision",
     about=("train_step", "model"),
-    rules=(STILL_SCALED_STEP, SKIPS, UNSCALED, WRONG_DIRECTION, LOST, EPS, WRAPS, OVERFLOW),
+    rules=(STILL_SCALED_STEP, SKIPS, UNSCALED, WRONG_DIRECTION, LOST, EPS, WRAPS, OVERFLOW, _precision_casts.WIPED),
     needs_trial=True,
 )
 def CHECK(bench: Bench) -> Outcome:  # noqa: N802
@@ -138,6 +139,7 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     findings = (
         [WRAPS.at(source=wrap.source, operation=wrap.operation, dtype=wrap.dtype, share=wrap.share)] if wrap else []
     )
+    findings = findings or _precision_casts.judge(bench)
     half_weights = [name for name in ("float16", "bfloat16") if name in weights]
     dtype = next(iter([*half_weights, *seen, *([declared] if declared else [])]), None)
     if dtype is None:

@@ -48,9 +48,13 @@ class Nursery:
     Args:
         parked: False starts a new interpreter for each job: for a process that has already run user code.
         files: a directory for its files.
+        environment: variables that new interpreters get beside those of this process.
     """
 
-    def __init__(self, *, parked: bool = CAN_FORK, files: Path | None = None) -> None:
+    def __init__(
+        self, *, parked: bool = CAN_FORK, files: Path | None = None, environment: dict[str, str] | None = None
+    ) -> None:
+        self._environment = environment or {}
         self._files = files or Path(tempfile.gettempdir())
         self.deadline = math.inf
         """time.monotonic() at which a job is killed."""
@@ -132,7 +136,9 @@ class Nursery:
         return int(digits)
 
     def _spawn(self, job: Path) -> int:
-        process = subprocess.Popen(command("stabcheck.trial.nursery", "work", str(job)), stdin=subprocess.DEVNULL)
+        environment = {**os.environ, **self._environment}
+        line = command("stabcheck.trial.nursery", "work", str(job))
+        process = subprocess.Popen(line, stdin=subprocess.DEVNULL, env=environment)
         try:
             return process.wait(None if self.deadline == math.inf else max(0.0, self.deadline - time.monotonic()))
         except subprocess.TimeoutExpired:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -188,3 +189,39 @@ def test_right_answers_have_next_to_no_loss(shape: tuple[int, ...], targets: tor
 def test_no_right_answers_where_shapes_do_not_tell() -> None:
     assert right_answers(torch.randn(8, 7), torch.randn(8)) is None
     assert right_answers(torch.randn(4, 7), torch.arange(8)) is None
+
+
+def keeping(how: str) -> Validate:
+    """A validation that keeps the best weights: copied, or not."""
+
+    def make(model: nn.Module, loader: Any) -> Callable[[], Any]:
+        held: dict[str, Any] = {"score": 0.0, "best": None, "now": None}
+        ways = {
+            "reference": model.state_dict,
+            "shallow": lambda: dict(model.state_dict()),
+            "model": lambda: model,
+            "deep": lambda: copy.deepcopy(model.state_dict()),
+            "clones": lambda: {key: value.clone() for key, value in model.state_dict().items()},
+            "deep model": lambda: copy.deepcopy(model),
+        }
+
+        @torch.no_grad()
+        def validate() -> float:
+            model.eval()
+            score = sum(float((model(x).argmax(1) == y).sum()) for x, y in loader) / 200
+            model.train()
+            held["now"] = model.state_dict()  # to be written later: it is meant to be the present one
+            if score >= held["score"]:
+                held.update(score=score, best=ways[how]())
+            return score
+
+        return validate
+
+    return make
+
+
+@pytest.mark.parametrize(("how", "codes"), [
+    ("reference", ["SC0623"]), ("shallow", ["SC0623"]), ("model", ["SC0623"]), ("deep", []), ("clones", []), ("deep model", []),
+])  # fmt: skip
+def test_best_weights_that_are_no_copy(make_bench: MakeBench, how: str, codes: list[str]) -> None:
+    assert [f.code for f in CHECK.run(make_bench(built(keeping(how)))).findings] == codes

@@ -75,6 +75,8 @@ class Look:
     """Dictionaries and lists that the user's code fills, by path."""
     aliases: dict[str, list[Slot]] = field(default_factory=dict)
     """For 'model', 'optimizer' and 'scheduler': where the user's callbacks refer to them."""
+    model_names: list[str] = field(default_factory=list)
+    """The names by which the callbacks refer to the set-up's model."""
 
 
 def look(session: Session) -> Look:
@@ -106,6 +108,8 @@ class _Walk:
             return
         if id(value) in self._keys and slot is not None:
             self.found.aliases.setdefault(self._keys[id(value)], []).append(slot)
+            if value is self._model:
+                self.found.model_names.append(path)
         if id(value) in self._seen:
             return
         self._seen[id(value)] = value

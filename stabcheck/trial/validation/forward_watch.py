@@ -91,6 +91,13 @@ class ForwardWatch(contextlib.AbstractContextManager["ForwardWatch"]):
         for module, mode in self._modes.items():
             module.training = mode
 
+    def all_in_eval(self) -> tuple[Visit, ...]:
+        """The modules with a switch, if none of them and none of the outermost modules ran in training mode."""
+        visits = [v for v in self.visits.values() if v.of_model]
+        switched = tuple(v for v in visits if v.switch)
+        in_training = any(v.training for v in visits if v.switch or v.module is v.root)
+        return () if in_training else switched
+
     # --- modules
 
     def _before(self, module: nn.Module, args: Any) -> None:

@@ -59,6 +59,8 @@ class Rehearsal:
     batch_norm: BatchNormReport | None = None
     answers: Answers | None = None
     """What the numbers of the user's validation depend on; None if not known."""
+    not_copied: tuple[str, ...] = ()
+    """Names under which weights were set aside while training and validating, but not copied."""
     not_checked: tuple[NotChecked, ...] = ()
 
     @property

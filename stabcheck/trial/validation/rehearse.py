@@ -24,6 +24,7 @@ from stabcheck.trial.validation.loss_probe import SAME_LOSS, LossProbe, differ
 from stabcheck.trial.validation.mode_switches import beyond_eval, is_batch_norm, is_untouched
 from stabcheck.trial.validation.rehearsal import Rehearsal
 from stabcheck.trial.validation.sightings import Visit
+from stabcheck.trial.validation.snapshots import set_aside
 from stabcheck.trial.validation.state_shot import StateShot
 from stabcheck.trial.validation.watched import run
 from stabcheck.userland import UserCodeError
@@ -74,6 +75,7 @@ class _Rehearsing:
         self._bench = bench
         self._session = bench.session()
         self._own_step = self._session.setup.train_step is not None
+        self._known = set_aside(self._session)
         self._left_out: list[NotChecked] = []
         self._stream: Iterator[tuple[int, Any]] = self._session.train_batches()
         self._trained: list[Any] = []
@@ -117,6 +119,7 @@ class _Rehearsing:
                 seen.follows = follows(self._session, first, self._step)
         self._bench.tell(0.8, "comparing BatchNorm in both modes")
         self._compare_batch_norm(seen, test)
+        seen.not_copied = tuple(sorted(set_aside(session) - self._known))
         # Last, for what validate() keeps of its results is then that of other answers.
         if seen.own and ASKINGS * first.seconds < self._limit() and not (first.stopped or seen.fails_after):
             seen.answers = answers(session, self._limit())
@@ -140,7 +143,7 @@ class _Rehearsing:
         slept = [call.module for call in watch.mode_calls if not call.mode]
         # To freeze a part is deliberate; the whole model is one line that was copied from the validation.
         if self._own_step and (not slept or session.model in slept):
-            self._eval_steps, self._eval_in_step = _all_in_eval(watch), bool(slept)
+            self._eval_steps, self._eval_in_step = watch.all_in_eval(), bool(slept)
         layers = {
             v.path: v.module for v in watch.visits.values() if v.training and v.of_model and is_batch_norm(v.module)
         }
@@ -247,7 +250,7 @@ class _Rehearsing:
         seen.flipped = tuple(
             v
             for key, v in watch.visits.items()
-            if v.switch and key in self._stepped and _flipped(self._stepped[key], v)
+            if v.switch and key in self._stepped and self._stepped[key].has_flipped(v)
         )
         seen.eval_steps, seen.eval_in_step = self._eval_steps, self._eval_in_step
         if any(v.effect == "custom" for v in (*seen.flipped, *seen.eval_steps)):
@@ -291,15 +294,3 @@ def _at_gradient(name: str, parameter: nn.Parameter, held: dict[str, bool]) -> R
 
     handle: RemovableHandle = parameter.register_hook(note)
     return handle
-
-
-def _all_in_eval(watch: ForwardWatch) -> tuple[Visit, ...]:
-    """The modules with a switch, if none of them and none of the outermost modules ran in training mode."""
-    visits = [v for v in watch.visits.values() if v.of_model]
-    switched = tuple(v for v in visits if v.switch)
-    in_training = any(v.training for v in visits if v.switch or v.module is v.root)
-    return () if in_training else switched
-
-
-def _flipped(before: Visit, after: Visit) -> bool:
-    return (before.training > 0) != (after.training > 0) and (before.evaluating > 0) != (after.evaluating > 0)

@@ -38,6 +38,10 @@ class Visit:
         """What its training mode does: as `switch`, with what was seen in place of "custom"."""
         return "dropout" if self.drops else self.switch
 
+    def has_flipped(self, later: Visit) -> bool:
+        """Whether the module ran in the other mode in a later visit."""
+        return (self.training > 0) != (later.training > 0) and (self.evaluating > 0) != (later.evaluating > 0)
+
 
 @dataclass
 class RootCall:
