@@ -125,7 +125,9 @@ EXPLAINS: tuple[Explains, ...] = (
     ),
     Explains(("SC1522",), TRAINING, "random features hold little of what there is to learn"),
     Explains(("SC1505", "SC1521"), (*TRAINING, "SC10"), "a layer that stays random spoils what is built on it"),
-    Explains(("SC1508", "SC1509", "SC1523"), (*TRAINING, "SC2101"), "steps that are clipped elsewhere are of another size"),
+    Explains(
+        ("SC1508", "SC1509", "SC1523"), (*TRAINING, "SC2101"), "steps that are clipped elsewhere are of another size"
+    ),
     Explains(("SC2201", "SC2202", "SC2207"), TRAINING, "most of the data is thrown away, or the rate is another"),
     Explains(
         ("SC2101", "SC2102", "SC2103", "SC2104", "SC2105", "SC2106", "SC2107", "SC2108", "SC2109"),
