@@ -87,7 +87,10 @@ def CHECK(recording: Recording) -> Outcome:  # noqa: N802
     finding = _blown_up(recording, state, reference) or _overflow(recording)
     # The median too: a few batches far off, as loss-trend tells them, are no divergence.
     low = min(state.last, stats.median(recording.losses[-TAIL:]))
-    if finding is None and math.isfinite(state.last) and low > DIVERGED * max(reference, state.first) > 0 < reference:
+    # The losses of two players rise and fall together with no level of their own.
+    is_game = state.constant is None and len(recording.optimizers) > 1
+    grew = math.isfinite(state.last) and low > DIVERGED * max(reference, state.first) > 0 < reference
+    if finding is None and grew and not is_game:
         finding = DIVERGENCE.at(None, remedy=_remedy(recording), **_facts(recording, state, constant))
     if finding is None and not math.isfinite(state.last):
         raise Skip("the loss stopped being a number without growth before: gradient-norms says where that began")
@@ -99,6 +102,9 @@ def CHECK(recording: Recording) -> Outcome:  # noqa: N802
         else f"finite and no growth in {len(recording.steps)} steps (loss {state.first:.3g} to {state.last:.3g})"
     )
     outcome = Outcome(summary, (finding,) if finding else (), measured)
+    if is_game and finding is None:
+        why = f"the step uses {len(recording.optimizers)} optimizers, and its loss has no known level: each may raise the other's"
+        outcome = outcome.but_not("whether the loss diverges", why)
     share = recording.warmup_share
     if share is not None and share < FULL_RATE and finding is None:
         outcome = outcome.but_not(

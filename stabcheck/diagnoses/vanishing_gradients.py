@@ -76,6 +76,10 @@ KILLED = Rule(
     "update {update:.2g} of a weight's norm)",
     "lower the learning rate by 10, or reach it by a warm-up; clip_grad_norm {clip} would cap the largest gradients",
 )
+FIRST = "the input"
+"""What stands before the first layer."""
+TABLES = {"Embedding", "EmbeddingBag"}
+"""Layers that look up what an index chooses."""
 LOST = Rule(
     "SC0705",
     "input-lost-in-one-layer",
@@ -166,6 +170,8 @@ def _judge(recording: Recording, state: Progress, end: int) -> Finding | None:
     lost = _lost_at_once(recording)
     if lost is not None:
         before, place = lost
+        if before != FIRST and any(s.module == place and s.kind in TABLES for s in recording.signals):
+            return None  # a code that the model chooses: it moves with what is trained around it (straight-through)
         return LOST.at(
             place,
             severity=severity,
@@ -184,7 +190,7 @@ def _judge(recording: Recording, state: Progress, end: int) -> Finding | None:
 
 def _lost_at_once(recording: Recording) -> tuple[str, str] | None:
     """(the layer before, the layer) where most of the variation goes at the start; None if it fades layer by layer."""
-    rows = [("the input", 1.0)]
+    rows = [(FIRST, 1.0)]
     rows += [(s.module, max(s.variance_share[0], 1e-12)) for s in recording.signals if s.variance_share[0] is not None]
     drops = [(math.log(a[1] / b[1]), a[0], b[0]) for a, b in itertools.pairwise(rows)]
     whole = sum(max(drop, 0.0) for drop, _, _ in drops)

@@ -35,6 +35,8 @@ LARGE, SMALL = 5.0, 0.1
 at 64 inputs. Normal weights with a
 standard deviation of 1 exceed it from 26 inputs on; on 20 they recover within a few dozen steps (verdicts of 5 seeds differ). These
 only choose what the second trial scales; its result decides."""
+HE = math.sqrt(2)
+"""The largest scale in common use. What lies above it in many layers multiplies up to what one layer far off does."""
 MENDED = 1.2
 """What the second trial scales them to: between LeCun and He."""
 
@@ -153,7 +155,7 @@ def _size(bench: Bench, weights: list[Weight]) -> tuple[Finding, ...]:
     from stabcheck.trial.weights import multiply
 
     for rule, chosen in (
-        (TOO_LARGE, [w for w in weights if w.scale > LARGE and math.isfinite(w.scale)]),
+        (TOO_LARGE, _large(weights)),
         (TOO_SMALL, [w for w in weights if 0 < w.scale < SMALL]),
     ):
         if not chosen:
@@ -177,6 +179,14 @@ def _size(bench: Bench, weights: list[Weight]) -> tuple[Finding, ...]:
             ),
         )  # fmt: skip
     return ()
+
+
+def _large(weights: list[Weight]) -> list[Weight]:
+    """Weights that are far too large, or else those that are so together."""
+    finite = [w for w in weights if math.isfinite(w.scale)]
+    above = [w for w in finite if w.scale > HE]
+    together = sum(math.log(w.scale / HE) for w in above) > math.log(LARGE)
+    return [w for w in finite if w.scale > LARGE] or (above if together else [])
 
 
 def _biases(bench: Bench) -> tuple[Finding, ...]:

@@ -9,7 +9,7 @@ from torch import nn
 
 from stabcheck.check import Skip
 from stabcheck.diagnoses.exploding_gradients import CHECK
-from stabcheck.recording import Yardsticks
+from stabcheck.recording import OptimizerFacts, Yardsticks
 from stabcheck.trial.recorder import record_trial
 from tests.diagnoses.recordings import falling, recording, signal, steps
 from tests.setups import classifier, mlp
@@ -21,6 +21,18 @@ def codes(made: Any) -> list[str]:
 
 def test_a_loss_that_ends_far_above_a_constant_guess_diverged() -> None:
     assert codes(recording(steps=steps(falling(2.3, 9.0)))) == ["SC0802"]
+
+
+def test_the_losses_of_two_players_without_a_level_of_their_own_may_rise() -> None:
+    adam = OptimizerFacts("Adam", ({"lr": 1e-3},))
+    game: Any = {"steps": steps(falling(0.7, 1.9)), "optimizers": (adam, adam)}
+
+    outcome = CHECK.run(recording(**game, yardsticks=Yardsticks(None, None, None)))
+
+    assert outcome.findings == ()
+    assert [what.what for what in outcome.not_checked][0] == "whether the loss diverges"
+    assert codes(recording(**{**game, "optimizers": (adam,)}, yardsticks=Yardsticks(None, None, None))) == ["SC0802"]
+    assert codes(recording(**game, yardsticks=Yardsticks(0.7, 0.7, 0.0))) == ["SC0802"]
 
 
 def test_an_early_spike_that_settles_is_harmless() -> None:

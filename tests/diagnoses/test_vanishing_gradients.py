@@ -82,6 +82,15 @@ def test_a_layer_that_loses_the_input_at_once_is_named() -> None:
     assert (finding.code, finding.location, finding.evidence["before"]) == ("SC0705", "att", "emb")
 
 
+def test_a_code_that_the_model_chooses_may_be_the_same_for_all_inputs_at_first() -> None:
+    signals = (signal("encoder"), signal("codes", share=1e-12), signal("decoder", share=1e-12))
+    chosen = tuple(replace(s, kind="Embedding") if s.module == "codes" else s for s in signals)
+
+    assert codes(recording(signals=signals, steps=STALLED)) == [("SC0705", "fail")]
+    assert codes(recording(signals=chosen, steps=STALLED)) == []
+    assert codes(recording(signals=chosen[1:], steps=STALLED)) == [("SC0705", "fail")]  # a table of what comes in
+
+
 def test_a_signal_that_was_there_at_the_start_was_killed() -> None:
     signals = tuple(signal(m, g, at_start=1.0) for m, g in (("0", 1e-7), ("2", 1e-7), ("4", 1.0)))
 

@@ -208,9 +208,10 @@ def test_equal_units_of_an_outputs_layer_are_left_alone(make_bench: Any) -> None
     [
         (lambda: normal(mlp(depth=3, width=64), 1.0), torch.optim.Adam, 1e-3, "SC1002"),
         (lambda: ByHand(lambda *size: 3 * torch.randn(size)), torch.optim.Adam, 1e-3, "SC1002"),
+        (lambda: normal(mlp(depth=12, width=64), 2.8 / 8), torch.optim.Adam, 1e-4, "SC1002"),
         (lambda: normal(mlp(depth=4), 1e-3), torch.optim.SGD, 0.1, "SC1003"),
     ],
-    ids=["std 1", "by hand", "tiny"],
+    ids=["std 1", "by hand", "many a little", "tiny"],
 )
 def test_weights_of_the_wrong_size_are_found(
     model: Model, optimizer: Any, lr: float, code: str, seed: int, make_bench: Any
