@@ -30,7 +30,7 @@ def test_the_losses_of_two_players_without_a_level_of_their_own_may_rise() -> No
     outcome = CHECK.run(recording(**game, yardsticks=Yardsticks(None, None, None)))
 
     assert outcome.findings == ()
-    assert [what.what for what in outcome.not_checked][0] == "whether the loss diverges"
+    assert next(what.what for what in outcome.not_checked) == "whether the loss diverges"
     assert codes(recording(**{**game, "optimizers": (adam,)}, yardsticks=Yardsticks(None, None, None))) == ["SC0802"]
     assert codes(recording(**game, yardsticks=Yardsticks(0.7, 0.7, 0.0))) == ["SC0802"]
 
