@@ -84,6 +84,7 @@ EXPLAINS: tuple[Explains, ...] = (
                 "SC1620",
             ),
             "SC1621",
+            "SC1622",
         ),
         (*TRAINING, "SC0102", "SC10", "SC14", "SC19"),
         "what such a loss is least at is not what was meant",

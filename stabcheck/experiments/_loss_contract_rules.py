@@ -172,8 +172,16 @@ DISTANCE = Rule(
     "its own class",
     fix="give it minus the distance",
 )
+REACH = Rule(
+    "SC1622",
+    "outputs-cannot-reach-targets",
+    "fail",
+    message="{loss}() gets outputs of shape {shape} straight from a {activation}: {effect}",
+    fix="leave the {activation} out after the last layer, or bring the targets to what it can put out",
+    why="What the last activation cuts off can be neither predicted nor learnt.",
+)
 RULES = (
     TWICE, UNNORMALISED, CROSSED, RANGE, UNFIT, AXIS, FLIPPED, SUMMED, BLIND, IGNORED, PADDED, UNSHIFTED, AHEAD, SHORT, SWAPPED,
-    BOTTOMLESS, SELF, UNCOUNTED, PLACE, BOUNDED, DISTANCE,
+    BOTTOMLESS, SELF, UNCOUNTED, PLACE, BOUNDED, DISTANCE, REACH,
 )  # fmt: skip
 BY_NAME = {rule.name: rule for rule in RULES}

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from stabcheck.trial.dependence.torn import torn_axis
-from stabcheck.trial.loss_contract import origins, scores
+from stabcheck.trial.loss_contract import origins, reach, scores
 from stabcheck.trial.loss_contract.fault import Fault, shape
 from stabcheck.trial.loss_contract.targets import crossing_of, of_shapes, out_of_range, swapped, too_short
 from stabcheck.trial.loss_contract.watch import (
@@ -48,6 +48,7 @@ def _faults(call: LossCall) -> Iterator[Fault]:
     yield from _twice(call)
     yield from _scale(call)
     yield from scores.of_call(call)
+    yield from reach.of_call(call)
     if call.target is not None:
         yield from of_shapes(call)
         yield from swapped(call)
