@@ -93,7 +93,8 @@ class _Asking:
 
     def _last_only(self, one: Run, two: Run) -> tuple[str, ...]:
         # One model, asked once for each sample: what else is run at the end has numbers of its own.
-        single = len({id(v.root) for v in one.visits}) == 1 and one.samples == sum(one.yielded.values())
+        models = {id(v.root) for v in one.visits if next(v.root.parameters(), None) is not None}
+        single = len(models) == 1 and one.samples == sum(one.yielded.values())
         if not single or one.forwards < FEWEST:
             return ()
         same = {key for key, value in one.numbers.items() if two.numbers.get(key) == value}
