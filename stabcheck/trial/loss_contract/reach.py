@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch.nn import functional as F
 
 from stabcheck.trial.loss_contract import origins
