@@ -58,4 +58,5 @@ def _out_of_reach(call: LossCall, low: float, high: float) -> str:
     if left <= SHARE * guess:
         return ""
     bounds = f"below {low:g}" if math.isinf(high) else f"outside of {low:g} to {high:g}"
-    return f"{beyond:.0%} of the targets lie {bounds}, so the loss cannot get below {left:.3g}, where a constant guess has {guess:.3g}"
+    against = f"so the loss cannot get below {left:.3g}, where a constant guess has {guess:.3g}"
+    return f"{beyond:.0%} of the targets lie {bounds}, {against}"
