@@ -351,7 +351,7 @@ def test_the_shared_session_is_left_as_it_was(make_bench: Make) -> None:
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
-def test_a_state_that_goes_on_is_not_judged(make_bench: Make) -> None:
+def test_a_state_that_goes_on_in_the_given_order_is_not_judged(make_bench: Make) -> None:
     class Stateful(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -362,8 +362,9 @@ def test_a_state_that_goes_on_is_not_judged(make_bench: Make) -> None:
             self.state = state.detach()
             return self.head(out[:, -1])
 
+    in_order = DataLoader(TensorDataset(*sequences()), batch_size=16)
     with pytest.raises(Skip, match="differ from one call to the next"):
-        run(make_bench, setup(Stateful))
+        run(make_bench, setup(Stateful, train_loader=in_order))
 
 
 class ClassToken(nn.Module):
