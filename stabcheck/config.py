@@ -28,7 +28,7 @@ NAMES = ("stabcheck.toml", "pyproject.toml")
 """The earlier wins."""
 
 
-Seconds = Annotated[float, Field(gt=0, strict=False)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def _dashed(name: str) -> str:
@@ -56,7 +56,7 @@ class Settings(_Table):
     select: list[str] = []
     ignore: list[Ignored] = []
     severity: dict[str, Severity] = {}
-    thresholds: dict[str, dict[str, float | int]] = {}
+    thresholds: dict[str, dict[str, Annotated[float, Field(allow_inf_nan=False)] | int]] = {}
     seed: int | None = Field(default=None, ge=0, lt=2**32)
     steps: int | None = Field(default=None, ge=1)
     device: str | None = None

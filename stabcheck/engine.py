@@ -26,7 +26,7 @@ from stabcheck.options import Options
 from stabcheck.protocol import ACTIVE, GRACE_SHARE, Request, Surroundings, allowance
 from stabcheck.recording import Recording
 from stabcheck.report import NEEDS_SETUP, CheckError, Report
-from stabcheck.selection import choose
+from stabcheck.selection import Selection, choose
 from stabcheck.supervisor import Host, HostError, Worker, WorkerLostError
 from stabcheck.userland import UsageError, clean, shown
 
@@ -68,10 +68,12 @@ def events(
     options = options or Options()
     if os.environ.get(ACTIVE):
         raise UsageError("the target calls stabcheck.run while it is loaded: put that under if __name__ == '__main__'")
-    ledger = Ledger(
-        target, options, choose(everything() if catalog is None else catalog, options.select, options.ignore, RETIRED)
-    )
-    return _events(ledger, host)
+    return _events(Ledger(target, options, _selected(options, catalog)), host)
+
+
+def _selected(options: Options, catalog: Sequence[Check] | None) -> Selection:
+    checks = everything() if catalog is None else catalog
+    return choose(checks, options.select, options.ignore, RETIRED, options.severities)
 
 
 def diagnose(recording: Recording, options: Options | None = None, catalog: Sequence[Check] | None = None) -> Report:
@@ -81,7 +83,7 @@ def diagnose(recording: Recording, options: Options | None = None, catalog: Sequ
         UsageError: `select` names no diagnosis.
     """
     options = options or Options()
-    selection = choose(everything() if catalog is None else catalog, options.select, options.ignore, RETIRED)
+    selection = _selected(options, catalog)
     if all(check.kind == "experiment" for check in selection.checks):
         raise UsageError(f"{', '.join(check.id for check in selection.checks)}: {NEEDS_SETUP}")
     ledger = Ledger(recording.target, options, selection)

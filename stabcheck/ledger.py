@@ -132,7 +132,7 @@ class Ledger:
         """The Report; every check must have its result."""
         folded = fold([self._results[check.id] for check in self.selection.checks])
         # What explains what does not depend on how grave the user finds it, but what is known does.
-        graded = [regraded(result, self.options.severities) for result in folded]
+        graded = [regraded(result, self.selection.severities) for result in folded]
         accepted, suppressions = suppress(
             graded,
             self.options.suppressions,

@@ -38,7 +38,7 @@ class Options:
     in_process: bool = False
     """Run the target in this process, for debuggers: without time limits, and a crash of it ends everything."""
     severities: Mapping[str, Severity] = field(default_factory=dict)
-    """Code of a rule -> the severity of all its findings, instead of its own."""
+    """What names rules, as in `select` -> the severity of all its findings, instead of its own."""
     thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Id of a check -> named numbers of its file -> their values."""
     suppressions: tuple[Suppression, ...] = ()

@@ -117,7 +117,7 @@ def listen(target: str, options: Options, shown: Shown, files: dict[str, OutputF
     from stabcheck.ledger import Ledger
     from stabcheck.selection import choose
 
-    selection = choose(everything(), options.select, options.ignore, RETIRED)
+    selection = choose(everything(), options.select, options.ignore, RETIRED, options.severities)
     checks = len(selection.checks)
     results: list[CheckResult] = []
     facts: dict[str, Any] | None = None

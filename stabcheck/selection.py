@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from stabcheck.check import Check
+from stabcheck.check import Check, Severity
 from stabcheck.setup import nearest
 from stabcheck.userland import UsageError
 
@@ -19,6 +19,8 @@ class Selection:
 
     checks: tuple[Check, ...]
     codes: frozenset[str]
+    severities: Mapping[str, Severity] = field(default_factory=dict)
+    """Code of a rule -> the severity of all its findings, instead of its own."""
 
     def reports(self, code: str) -> bool:
         """Whether findings of this rule are to be reported."""
@@ -30,9 +32,11 @@ def choose(
     select: Sequence[str] = (),
     ignore: Sequence[str] = (),
     retired: Mapping[str, str] | None = None,
+    severities: Mapping[str, Severity] | None = None,
 ) -> Selection:
-    """Everything in the catalogue, or what is selected, without what is ignored. Both take ids of checks, codes of
-    rules (SC0901) and beginnings of codes (SC09).
+    """Everything in the catalogue, or what is selected, without what is ignored, with the severities that are given. All
+    take ids of checks, codes of rules (SC0901) and beginnings of codes (SC09); of two severities that of the fewer
+    rules holds.
 
     Raises:
         UsageError: a word means nothing, or nothing is left.
@@ -50,7 +54,9 @@ def choose(
     checks = tuple(check for check in catalog if check.id in ids)
     if not checks:
         raise UsageError("nothing is left to run: --ignore leaves out all that is selected")
-    return Selection(checks, frozenset(every))
+    graded = [(_meant(word, catalog, retired or {})[1], severity) for word, severity in (severities or {}).items()]
+    graded.sort(key=lambda one: len(one[0]), reverse=True)
+    return Selection(checks, frozenset(every), {code: severity for codes, severity in graded for code in codes})
 
 
 def _meant(word: str, catalog: Sequence[Check], retired: Mapping[str, str]) -> tuple[set[str], set[str]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import fnmatch
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,8 @@ class Suppression:
     code: str
     reason: str
     location: str | None = None
-    """A pattern for the place, such as "encoder.*"; None for everywhere."""
+    """A pattern for the place: a module as the report names it ("encoder.*"), or the end of a file's path ("data/text.py");
+    None for everywhere."""
     until: datetime.date | None = None
     """The last day on which it holds."""
     exact: bool = False
@@ -49,7 +51,7 @@ class Suppression:
             return False
         if self.exact:
             return finding.location == self.location
-        return self.location is None or fnmatch.fnmatchcase(finding.location or "", self.location)
+        return self.location is None or _is_at(finding, self.location)
 
     def why(self, finding: FindingResult) -> str:
         """The reason, with what is worse than it was."""
@@ -65,6 +67,12 @@ class Suppression:
     def expired(self, today: datetime.date) -> bool:
         """Whether its last day is over."""
         return self.until is not None and today > self.until
+
+
+def _is_at(finding: FindingResult, pattern: str) -> bool:
+    file = finding.source.file.replace(os.sep, "/") if finding.source else ""
+    in_model = fnmatch.fnmatchcase(finding.location or "", pattern)
+    return in_model or (bool(file) and fnmatch.fnmatchcase(f"/{file}", f"*/{pattern}"))
 
 
 def from_report(report: Report, name: str) -> tuple[Suppression, ...]:

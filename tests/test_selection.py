@@ -61,3 +61,13 @@ def test_word_that_means_nothing(select: tuple[str, ...], ignore: tuple[str, ...
 
 def test_retired_code_stands_for_its_successor() -> None:
     assert [one.id for one in choose(CATALOG, ("SC0002",), (), {"SC0002": "SC0901"}).checks] == ["dying-relu"]
+
+
+def test_severities_are_given_as_rules_are_chosen_and_the_fewer_rules_win() -> None:
+    given = {"SC0602": "fail", "sc06": "warn", "dying-relu": "warn"}
+
+    chosen = choose(CATALOG, severities=given)  # type: ignore[arg-type]
+
+    assert chosen.severities == {"SC0601": "warn", "SC0602": "fail", "SC0901": "warn"}
+    with pytest.raises(UsageError, match="no check and no rule"):
+        choose(CATALOG, severities={"eval-mod": "warn"})

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 
 import pytest
 
@@ -8,7 +9,7 @@ from stabcheck.causes import fold
 from stabcheck.comparison import compare
 from stabcheck.renderers import markdown, sarif, terminal
 from stabcheck.renderers.findings import suppressed
-from stabcheck.report import CheckResult, FindingResult, Report, overall, status_of
+from stabcheck.report import CheckResult, FindingResult, Report, SourceLine, overall, status_of
 from stabcheck.suppressions import Suppression, from_report, suppress
 
 TODAY = datetime.date(2026, 11, 20)
@@ -51,6 +52,20 @@ def test_what_is_covered(suppression: Suppression, covered: list[str]) -> None:
     assert [f.location for f in after.findings if f.suppressed == "r"] == covered
     assert after.status == ("pass" if len(covered) == 2 else "fail")
     assert [one.state for one in told if one.state == "used"] == (["used"] if covered else [])
+
+
+def test_a_place_may_be_the_end_of_a_files_path() -> None:
+    source = SourceLine(file=os.path.join(os.sep, "home", "ada", "data", "text.py"), line=3)
+    leak = check("clean-split", finding("SC0301", source=source))
+
+    def covers(location: str) -> bool:
+        (after,), _ = suppress([leak], [Suppression("SC0301", "r", location=location)], TODAY, RULES)
+        return after.findings[0].suppressed == "r"
+
+    assert covers("text.py")
+    assert covers("data/*.py")
+    assert not covers("ext.py")
+    assert not covers("data")
 
 
 def test_expired_and_unmatched_are_told_apart() -> None:
