@@ -139,10 +139,10 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     findings = (
         [WRAPS.at(source=wrap.source, operation=wrap.operation, dtype=wrap.dtype, share=wrap.share)] if wrap else []
     )
-    findings = findings or _precision_casts.judge(bench)
     half_weights = [name for name in ("float16", "bfloat16") if name in weights]
     dtype = next(iter([*half_weights, *seen, *([declared] if declared else [])]), None)
     if dtype is None:
+        findings = findings or _precision_casts.judge(bench)
         return Outcome(
             summary=findings[0].message if findings else "no half precision anywhere", findings=tuple(findings),
             measurements=measured,
@@ -158,6 +158,7 @@ def CHECK(bench: Bench) -> Outcome:  # noqa: N802
     findings += scaling
     if half_weights and not findings:
         findings += _rounding(bench, measured, notes)
+    findings = findings or _precision_casts.judge(bench)
     what = f"weights in {', '.join(weights)}" + (f", autocast to {', '.join(seen)}" if seen else "")
     cosine = measured.get("cosine")
     told = f"; gradient as in float32 (cosine {cosine:.3f})" if cosine is not None else ""
