@@ -165,7 +165,7 @@ def _remedy(recording: Recording) -> str:
         if recording.clipping.observed or not norms
         else f", clip_grad_norm {stats.median(norms):.2g} (the median at the start)"
     )
-    rates = next((s.lr for s in recording.steps if s.lr), ())
+    rates = [rate for step in recording.steps for rate in step.lr]
     rate = f" (now {max(rates):.3g})" if rates else ""
     if _growth(recording)[0] > HOPELESS_START:
         return "scale the initialisation down or normalise: activations already grow a thousandfold through the layers"

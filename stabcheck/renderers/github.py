@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from stabcheck.renderers.findings import relative
+from stabcheck.renderers.terminal import errors_of
 from stabcheck.renderers.wording import Wording, slashed
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ COMMANDS = {"fail": "error", "warn": "warning"}
 
 
 def render(report: Report, *, catalog: Sequence[Check] = (), base: str | None = None) -> str:
-    """One line for each finding that counts and each check that could not run; empty if there is none."""
+    """One line for each finding that counts and for each reason why checks could not run; empty if there is none."""
     wording = Wording(report, catalog, base)
     lines = []
     for said in wording.said():
@@ -31,11 +33,12 @@ def render(report: Report, *, catalog: Sequence[Check] = (), base: str | None = 
                 f"{said.finding.message}\nFix: {said.finding.fix}",
             )
         )
-    for check in report.checks:
-        if check.error is not None:
-            lines.append(
-                command("error", {"title": f"{check.id} could not run"}, f"{check.error.stage}: {check.error.message}")
-            )
+    entry = (
+        {"file": slashed(relative(wording.entry.file, base)), "line": str(wording.entry.line)} if wording.entry else {}
+    )
+    for error, ids in errors_of(report).items():
+        title = f"{ids[0]}{f' and {len(ids) - 1} more checks' if ids[1:] else ''} could not run"
+        lines.append(command("error", {**entry, "title": title}, f"{error.stage}: {error.message}"))
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -15,7 +15,7 @@ from stabcheck.console import to_bytes
 from stabcheck.events import CheckFinished, Finished, Loaded, Progress
 from stabcheck.renderers import github, json_lines, junit, markdown, markup, sarif
 from stabcheck.renderers.formats import EVENTS, FORMATS, render
-from stabcheck.report import CheckResult, FindingResult, Report, SourceLine
+from stabcheck.report import CheckError, CheckResult, FindingResult, Report, SourceLine
 from tests.renderers.report_samples import CATALOG, broken, failing, hostile, passing, report_of, result
 
 REPORTS = {"passing": passing(), "failing": failing(), "broken": broken(), "hostile": hostile()}
@@ -156,6 +156,15 @@ def test_annotations_leave_out_what_follows_from_something_else() -> None:
 
 def test_a_check_that_could_not_run_is_an_annotation_too() -> None:
     assert any("could not run" in line for line in github.render(broken()).splitlines())
+
+
+def test_what_keeps_several_checks_from_running_is_annotated_once() -> None:
+    error = CheckError(blame="target", stage="load", message="no file")
+    checks = [result(id, "could not run", error=error) for id in ("dying-relu", "eval-mode", "clean-split")]
+
+    (line,) = github.render(report_of(*checks)).splitlines()
+
+    assert line == "::error title=dying-relu and 2 more checks could not run::load: no file"
 
 
 # --- Markdown
