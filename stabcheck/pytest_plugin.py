@@ -142,7 +142,7 @@ class SetupFile(pytest.File):
         for target in self._targets:
             target.collected = True
         return [
-            CheckItem.from_parent(self, name=f"{target.function}[{check.id}]", target=target, id=check.id)
+            CheckItem.of(self, target, check.id)
             for target in self._targets
             for check in target.checks
         ]
@@ -158,9 +158,18 @@ class _Unread(pytest.Module):
 class CheckItem(pytest.Item):
     """One check on one set-up."""
 
-    def __init__(self, *, target: _Target, id: str, **rest: Any) -> None:
+    def __init__(self, *, target: _Target, check: str, **rest: Any) -> None:
         super().__init__(**rest)
-        self._target, self._check = target, id
+        self._target, self._check = target, check
+
+    @classmethod
+    def of(cls, parent: SetupFile, target: _Target, check: str) -> CheckItem:
+        """The item. Its whole node id is spelt out, as pytest reads it again for `--lf`: the check as a parameter."""
+        name = f"{target.function}[{check}]"
+        made: CheckItem = cls.from_parent(
+            parent, name=name, nodeid=f"{parent.nodeid}::{name}", target=target, check=check
+        )
+        return made
 
     def runtest(self) -> None:
         """Look up what the check said; the first item of a target runs them all."""
