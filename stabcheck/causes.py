@@ -102,7 +102,20 @@ EXPLAINS: tuple[Explains, ...] = (
     Explains(("SC1807",), (*TRAINING, "SC1612"), "a likelihood that is no one has no least value"),
     Explains(("SC1806",), ("SC1903",), "a mask that is not used lets the padding of others show"),
     Explains(
-        ("SC1804", "SC1801", "SC1805", "SC1901", "SC1902", "SC1906", "SC1907", "SC1908", "SC1909", "SC1910", "SC1911"),
+        (
+            "SC1804",
+            "SC1801",
+            "SC1805",
+            "SC1901",
+            "SC1902",
+            "SC1906",
+            "SC1907",
+            "SC1908",
+            "SC1909",
+            "SC1910",
+            "SC1911",
+            "SC1913",
+        ),
         ("SC0208", *TRAINING, "SC0102", "SC14", "SC19"),
         "what does not reach the output, or reaches another sample's, cannot be learnt from",
     ),
@@ -110,7 +123,7 @@ EXPLAINS: tuple[Explains, ...] = (
     # How it is trained: steps that are not those of the gradient.
     Explains(("SC2203",), ("SC1501", *TRAINING), "old gradients are part of each step within the window"),
     Explains(
-        ("SC1501", "SC1502", "SC1504", "SC1506", "SC1507", "SC1510", "SC1513", "SC1518", "SC1519", "SC1520"),
+        ("SC1501", "SC1502", "SC1504", "SC1506", "SC1507", "SC1510", "SC1513", "SC1518", "SC1519", "SC1520", "SC1525"),
         (*TRAINING, "SC2105", "SC24"),
         "such steps do not go where the loss falls",
     ),

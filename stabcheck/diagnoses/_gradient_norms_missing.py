@@ -22,8 +22,9 @@ CUT_OFF = Rule(
     "fail",
     "{count} parameter(s) of {at} never get a gradient, although the loss depends on them: the graph is cut between "
     "{at} and the loss",
-    "remove the .detach(), .data, .item(), torch.tensor(...) or torch.no_grad() that {at}'s output passes; if it is meant, "
-    "set requires_grad=False on {at} and leave it out of the optimizer",
+    "remove the .detach(), .data, .item(), torch.tensor(...) or torch.no_grad() that {at}'s output passes; lead the gradient past "
+    "a choice (argmax, argmin, a comparison) straight through: x + (chosen - x).detach(); if the cut is meant, set "
+    "requires_grad=False on {at} and leave it out of the optimizer",
     why="A parameter that is cut off keeps its random start while the run looks normal.",
 )
 STUCK = Rule(

@@ -68,6 +68,15 @@ COLLAPSED = Rule(
     "look at what is made of {what} before it is looked up: an integer division or a modulo by the wrong number, fractions that "
     "are cut to 0 by .long(), a clamp",
 )
+ZEROED = Rule(
+    "SC1913",
+    "input-made-zero",
+    "fail",
+    "what is made of {name} {shape} is zero everywhere, in each of {batches} batches, and {product} multiplies with it: {lost} "
+    "makes these zeros, and {name} has no effect",
+    "look at that line: an integer division (//) or a cast to integers of fractions, a threshold that nothing passes, a factor "
+    "of zero",
+)
 WORDS = 4
 """Integers per sample from which they are taken for a sequence; up to three may be sizes and numbers of whatever it is."""
 
@@ -91,6 +100,7 @@ def of_ignored(bench: Bench, found: Subject, axes: dict[str, int], ignored: list
     from stabcheck.trial.dependence.effect import doubled
     from stabcheck.trial.dependence.unread import drawn_in_loss, idle_weights
     from stabcheck.trial.dependence.wasted import STEPS, is_heard_by_loss, still_ignored, waste
+    from stabcheck.trial.dependence.zeroed import zeroed
 
     for name in ignored:
         alone, tensor = {name: axes[name]}, found.given(name)
@@ -111,6 +121,9 @@ def of_ignored(bench: Bench, found: Subject, axes: dict[str, int], ignored: list
             source = bench.source(found.session.model)
             facts |= {"idle": waits}
             yield CONDITION.at(idle or None, source=source, severity="fail" if idle else "warn", **facts)
+        elif (made := zeroed(found, name, axes[name])) is not None and still_ignored(bench, alone):
+            facts |= {"batches": made.batches, "product": made.product.words, "lost": made.lost.words}
+            yield ZEROED.at(made.lost.module or None, source=made.lost.line, **facts)
         elif _is_feature(found, name):
             yield IGNORED_INPUT.at(None, source=bench.source(found.session.model), **facts)
 

@@ -66,7 +66,16 @@ LEFT_OUT = Rule(
     fix="call backward() on the sum of all parts of the loss; give the optimizer only what is meant to be trained",
     why="What hangs on the part that is left out keeps its random start, while the loss that is logged may count it.",
 )
-RULES = (UNOPTIMIZED, OTHER_TENSORS, TWICE, HIDDEN, MADE_ANEW, LEFT_OUT)
+RIVALS = Rule(
+    "SC1525",
+    "moved-by-its-rival",
+    "fail",
+    message="{count} parameter(s) of {at} are moved by two optimizers for opposite ends: the {other} that trains {own} holds them "
+    "too, and takes back {share:.0%} of what the {owner} of {at} gains, at the median of {calls} calls",
+    fix="give the optimizer of {own} the parameters of {own} alone: its gradient may pass through {at}, not move it",
+    why="A judge that is also taught to be fooled judges nothing, and who learns from it learns nothing.",
+)
+RULES = (UNOPTIMIZED, OTHER_TENSORS, TWICE, HIDDEN, MADE_ANEW, LEFT_OUT, RIVALS)
 _CONTAINERS = {"list": "nn.ModuleList", "tuple": "nn.ModuleList", "dict": "nn.ModuleDict"}
 
 
@@ -105,6 +114,13 @@ def judge(
             count=len(seen.made_anew),
             shape=" × ".join(map(str, seen.made_anew[0])) or "a single number",
         )
+    if seen.rivalry is not None:
+        rivals = seen.rivalry
+        at, own = common(rivals.shared), common(rivals.own)
+        yield RIVALS.at(
+            at or None, source=source, at=called(at, kinds), own=called(own, kinds), owner=rivals.owner, other=rivals.other,
+            count=len(rivals.shared), share=rivals.given_back, calls=rivals.calls,
+        )  # fmt: skip
     if seen.doubled:
         yield TWICE.at(
             seen.doubled[0],

@@ -35,6 +35,7 @@ from stabcheck.experiments._input_dependence_ignored import (
     LEFT_OUT,
     NOISE,
     UNREAD,
+    ZEROED,
     of_columns,
     of_content,
     of_ignored,
@@ -92,7 +93,20 @@ ENOUGH = 8
 """Samples from which equal inputs are no chance."""
 
 
-RULES = (UNUSED, INVERTED, IGNORED_MASK, IGNORED_INPUT, ALIKE, CUT_OFF, LEFT_OUT, CONDITION, UNREAD, NOISE, COLLAPSED)
+RULES = (
+    UNUSED,
+    INVERTED,
+    IGNORED_MASK,
+    IGNORED_INPUT,
+    ALIKE,
+    CUT_OFF,
+    LEFT_OUT,
+    CONDITION,
+    UNREAD,
+    NOISE,
+    COLLAPSED,
+    ZEROED,
+)
 
 
 @experiment(title="Inputs matter", about=("model",), rules=RULES)

@@ -613,6 +613,10 @@ def reconstruction(model: nn.Module, batch: Any) -> torch.Tensor:
         (torch.randn_like, ["SC1910"]),
         (torch.zeros_like, ["SC1910"]),
         (lambda mean: mean + torch.randn_like(mean), []),
+        # What all samples choose alike is asked for all the same.
+        (lambda mean: (mean > 1e3).float(), []),
+        (lambda mean: F.one_hot((mean + torch.tensor([99.0, 0.0, 0.0])).argmax(-1), 3).float(), []),
+        (lambda mean: (mean / 1e3).round(), []),
     ],
 )
 def test_a_decoder_that_is_given_something_else(of: Any, codes: list[str], seed: int, make_bench: Make) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -176,6 +176,16 @@ def prepared(session: Session, seed: int) -> Iterator[Subject]:
         if not equal(found.base, again):
             raise Skip("the model's outputs differ from one call to the next although weights, inputs and seeds do not")
         yield found
+
+
+def same_for(subject: Subject, batch: Any) -> Subject:
+    """The model's call for another batch.
+
+    Raises:
+        UserCodeError: the model does not take it.
+    """
+    call = watched_call(subject.session, subject.session.placed(batch), subject.seed)
+    return replace(subject, batch=batch, call=call, samples=batches.size(batch))
 
 
 def _handy(session: Session, batch: Any, seed: int) -> Subject:

@@ -13,11 +13,15 @@ from stabcheck.trial.dependence.difference import equal
 from stabcheck.trial.dependence.effect import doubled, is_without_effect
 from stabcheck.trial.dependence.padding import padded_inputs
 from stabcheck.trial.dependence.subject import Changed, Subject
+from stabcheck.trial.dependence.trace import aligned, traced
 from stabcheck.trial.hooks import attached
 from stabcheck.userland import UserCodeError
 
 SYMBOLS = 4
 """Different tokens from which exchanging them says something: masks and segments have two or three."""
+_STEPS = {"round", "floor", "ceil", "trunc", "sign", "heaviside", "hardshrink"}
+_GUARDS = {"isnan", "isinf", "isfinite", "isposinf", "isneginf"}
+"""What is asked so that nothing bad gets through, and chooses nothing."""
 
 
 def unread_content(subject: Subject) -> str:
@@ -99,9 +103,39 @@ def made_of_noise(subject: Subject, axes: dict[str, int]) -> str:
             continue
         if not is_without_effect(subject, change, lambda outputs, n=name: {n: outputs[n]} if n in outputs else {}):  # type: ignore[misc]
             continue
-        if _is_compared(subject, name, axes):
+        if _is_compared(subject, name, axes) and not _is_chosen(subject, tensor, change):
             return name
     return ""
+
+
+def _is_chosen(subject: Subject, output: torch.Tensor, change: Changed) -> bool:
+    """Whether an output is made from a choice (the nearest code, the highest score, a sign) among numbers that do depend on the
+    inputs: that all samples choose the same for now is no proof that they are not asked."""
+    traces = [traced(subject), traced(subject, change)]
+    (base, _), (other, entered) = (t or (None, ()) for t in traces)
+    if base is None or other is None:
+        return False
+    differing, chosen = set(entered), set[int]()
+    for before, after in aligned(base, other):
+        asked = bool(differing.intersection(after.given))
+        follows = bool(chosen.intersection(after.given))
+        differing.difference_update(after.made)
+        chosen.difference_update(after.made)
+        for old, new, made in zip(before.results, after.results, after.made, strict=True):
+            if not torch.equal(old, new):
+                differing.add(made)
+            if follows or (asked and _is_choice(before.name, new)):
+                chosen.add(made)
+                if new.shape == output.shape and torch.equal(new, output):
+                    return True
+    return False
+
+
+def _is_choice(name: str, result: torch.Tensor) -> bool:
+    """Whether an operation makes steps of the numbers that it is given."""
+    return name.strip("_") in _STEPS or not (
+        result.is_floating_point() or name in _GUARDS or name.endswith("_like") or name.startswith("new_")
+    )
 
 
 def _is_flat_copy(subject: Subject, output: torch.Tensor, axes: dict[str, int]) -> bool:

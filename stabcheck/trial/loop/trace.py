@@ -22,6 +22,7 @@ from stabcheck.trial import batches
 from stabcheck.trial.loop.accounts import Account, Accounts
 from stabcheck.trial.loop.events import Call, Clip, Use
 from stabcheck.trial.loop.graphs import GraphLog, elements
+from stabcheck.trial.loop.rivals import Rivals
 from stabcheck.trial.loop_spy import replaced
 from stabcheck.trial.modes import held_by
 from stabcheck.trial.norms import norm, numbers
@@ -35,6 +36,7 @@ class LoopTrace:
         self.model, self.scheduler = model, scheduler
         self.accounts = Accounts(model)
         self.graphs = GraphLog()
+        self.rivals = Rivals()
         self.calls: list[Call] = []
         self.optimizers: list[torch.optim.Optimizer] = []
         self.moved: set[str] = set()
@@ -159,6 +161,7 @@ class LoopTrace:
         closure = kwargs.get("closure") if kwargs.get("closure") is not None else next(iter(args[1:]), None)
         if not callable(closure):
             self._use(optimizer, in_closure=False)
+            self.rivals.before(self.calls[-1].index, self.optimizers, self._index(optimizer))
             return None
 
         def noting() -> Any:
@@ -178,7 +181,11 @@ class LoopTrace:
         if self._stepping or not self._ours(optimizer):
             return
         self._changed_by_step |= bool(self._differing(self._before, self._sample()))
+        self.rivals.after(self.optimizers, self._index(optimizer))
         self.accounts.close(self._ours(optimizer), self.calls[-1].index)
+
+    def _index(self, optimizer: torch.optim.Optimizer) -> int:
+        return next(i for i, known in enumerate(self.optimizers) if known is optimizer)
 
     def _use(self, optimizer: torch.optim.Optimizer, *, in_closure: bool) -> None:
         call, held = self.calls[-1], self._ours(optimizer)
@@ -189,7 +196,7 @@ class LoopTrace:
         call.uses.append(
             Use(
                 call=call.index,
-                optimizer=next(i for i, known in enumerate(self.optimizers) if known is optimizer),
+                optimizer=self._index(optimizer),
                 norm=stats.joint_norm(seen.values()) or 0.0,
                 raw=stats.joint_norm([a.after for a in mine if a.passes]) or 0.0,
                 backwards=max((a.passes for a in mine), default=0),

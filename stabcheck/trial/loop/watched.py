@@ -30,6 +30,8 @@ from stabcheck.trial.loop.ownership import (
     replaced_by,
     without_optimizer,
 )  # fmt: skip
+from stabcheck.trial.loop.rivals import CALLS as RIVAL_CALLS
+from stabcheck.trial.loop.rivals import Rivalry, passes_through
 from stabcheck.trial.loop.trace import LoopTrace
 from stabcheck.trial.modes import held_by, undisturbed
 from stabcheck.trial.rng import kept_rng
@@ -90,6 +92,8 @@ class Watched:
     stale: int
     """Calls that were given a new batch, and fed the model the one of the first call; 0 if it was any other way in any."""
 
+    rivalry: Rivalry | None
+    """Two optimizers that move the same parameters against each other."""
     made_anew: tuple[tuple[int, ...], ...]
     """Shapes of the random weights that each call makes for itself, and that get a gradient before they are thrown away."""
 
@@ -134,6 +138,9 @@ def watch(bench: Bench) -> Watched:
         elif kept_alive >= len(trace.calls) - 1:
             take(MOST_CALLS - len(trace.calls))
             kept_alive = trace.graphs.alive()
+        if trace.rivals.any:
+            take(RIVAL_CALLS - len(trace.calls))
+        rivalry = trace.rivals.found(trace.optimizers, {key: a.name for key, a in trace.accounts.by_id.items()})
         climbs = _climbs(session, trace, next(iterator)[1], bench.seed)
         part = left_out(session, trace, next(iterator)[1], bench.seed, bench.recording)
     suspects = _strays(session, trace)
@@ -146,6 +153,7 @@ def watch(bench: Bench) -> Watched:
         stalled=not any(call.uses for call in trace.calls) and len(trace.calls) >= max(FEWEST, WINDOWS * every),
         graphs_alive=kept_alive,
         hidden=tuple(hidden(session, next(iterator)[1], suspects)) if suspects else (),
+        rivalry=rivalry if rivalry and passes_through(session, next(iterator)[1], rivalry) else None,
         made_anew=_made_anew(session.model, trace),
         remembers=all(any(o.state.values()) for o in trace.optimizers),
         stale=fed.stale(),
