@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from stabcheck.check import Skip
-from stabcheck.trial.modes import undisturbed
+from stabcheck.trial.modes import undisturbed, unseen_by_autograd
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
 from stabcheck.userland import UserCodeError
@@ -30,14 +30,15 @@ def matters(
                 if first != second or not math.isfinite(first):
                     continue
                 kept = parameter.detach().clone()
-                with torch.no_grad():
-                    size = parameter.float().square().mean().sqrt().clamp_min(1e-2)
-                    parameter.add_(torch.randn_like(parameter) * size.to(parameter.dtype))
-                try:
-                    return loss(session, batch, seed) != first
-                finally:
+                with unseen_by_autograd([parameter]):
                     with torch.no_grad():
-                        parameter.copy_(kept)
+                        size = parameter.float().square().mean().sqrt().clamp_min(1e-2)
+                        parameter.add_(torch.randn_like(parameter) * size.to(parameter.dtype))
+                    try:
+                        return loss(session, batch, seed) != first
+                    finally:
+                        with torch.no_grad():
+                            parameter.copy_(kept)
             except (UserCodeError, Skip):
                 continue
     return None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.nn.parameter import is_lazy
 
 
@@ -24,6 +25,17 @@ def kept_modes(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def unseen_by_autograd(tensors: Iterable[torch.Tensor]) -> Iterator[None]:
+    """For what leaves `tensors` as they were: a graph that the user keeps from step to step, such as that of a running sum of
+    losses, does not take them for changed. Autograd counts writes, and does not look whether the numbers came back."""
+    with ExitStack() as stack:
+        for tensor in tensors:
+            if not is_lazy(tensor) and not tensor.is_inference():  # autograd counts no writes to these
+                stack.enter_context(_unsafe_preserve_version_counter(tensor))
+        yield
+
+
+@contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Put weights, buffers, modes and gradients back on leaving."""
     gradients = [(p, p.grad) for p in model.parameters()]
@@ -31,13 +43,16 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     for parameter, _ in gradients:
         parameter.grad = None
     try:
-        with kept_modes(model):
-            yield
+        with unseen_by_autograd(tensor for tensor, _ in kept):
+            try:
+                with kept_modes(model):
+                    yield
+            finally:
+                with torch.no_grad():
+                    for tensor, value in kept:
+                        if not torch.equal(tensor, value):
+                            tensor.copy_(value)
     finally:
-        with torch.no_grad():
-            for tensor, value in kept:
-                if not torch.equal(tensor, value):
-                    tensor.copy_(value)
         for parameter, gradient in gradients:
             parameter.grad = gradient
 

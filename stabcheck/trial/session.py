@@ -21,7 +21,7 @@ from stabcheck.check import Skip
 from stabcheck.setup import TrainingSetup
 from stabcheck.trial import batches
 from stabcheck.trial.losses import loss_from, loss_value, scalar, split
-from stabcheck.trial.modes import kept_modes
+from stabcheck.trial.modes import kept_modes, unseen_by_autograd
 from stabcheck.trial.textbook import TextbookLoop, load, save
 from stabcheck.userland import UserCodeError, userland
 
@@ -279,8 +279,8 @@ class Session:
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Put a snapshot back and drop all gradients."""
-        for key in ("model", "optimizer", "scheduler"):
-            if key in snapshot:
+        with unseen_by_autograd([*self.model.parameters(), *self.model.buffers()]):
+            for key in (key for key in snapshot if key != "modes"):
                 getattr(self.setup, key).load_state_dict(copy.deepcopy(snapshot[key]))
         for name, module in self.model.named_modules():
             module.training = snapshot["modes"].get(name, module.training)

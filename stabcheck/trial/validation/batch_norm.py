@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from stabcheck.stats import mean, median
 from stabcheck.trial import batches
 from stabcheck.trial.hooks import attached
-from stabcheck.trial.modes import kept_modes
+from stabcheck.trial.modes import kept_modes, unseen_by_autograd
 from stabcheck.trial.rng import kept_rng
 from stabcheck.trial.session import Session
 from stabcheck.trial.validation.forward_watch import uncompiled
@@ -170,16 +170,17 @@ class BatchNormTest:
     def _kept(self) -> Iterator[None]:
         """Eval mode for all modules; modes, statistics, momenta and random numbers come back as they were."""
         kept = [(bn, bn.momentum, {k: b.clone() for k, b in bn.named_buffers()}) for bn in self._layers.values()]
-        try:
-            with kept_modes(self._session.model), kept_rng(), uncompiled():
-                for module in self._session.model.modules():
-                    module.training = False
-                yield
-        finally:
-            for bn, momentum, statistics in kept:
-                bn.momentum = momentum
-                for key, value in statistics.items():
-                    getattr(bn, key).copy_(value)
+        with unseen_by_autograd(b for bn in self._layers.values() for b in bn.buffers()):
+            try:
+                with kept_modes(self._session.model), kept_rng(), uncompiled():
+                    for module in self._session.model.modules():
+                        module.training = False
+                    yield
+            finally:
+                for bn, momentum, statistics in kept:
+                    bn.momentum = momentum
+                    for key, value in statistics.items():
+                        getattr(bn, key).copy_(value)
 
 
 def is_erratic(layer: Any) -> bool:

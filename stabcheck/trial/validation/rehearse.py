@@ -15,6 +15,7 @@ from stabcheck.check import NotChecked
 from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
 from stabcheck.trial.hooks import attached
+from stabcheck.trial.modes import unseen_by_autograd
 from stabcheck.trial.rng import RngState, kept_rng, rng_state
 from stabcheck.trial.validation.answers import answers
 from stabcheck.trial.validation.batch_norm import PROBES, BatchNormTest, is_erratic, last_of_epoch
@@ -202,7 +203,7 @@ class _Rehearsing:
 
     def _put_back(self, shot: StateShot, rng: RngState | None = None) -> None:
         """Buffers and random numbers as they were, for doing the same under the same conditions."""
-        with torch.no_grad():
+        with torch.no_grad(), unseen_by_autograd(self._session.model.buffers()):
             for name, buffer in self._session.model.named_buffers():
                 if name in shot.buffers and shot.buffers[name].shape == buffer.shape:
                     buffer.copy_(shot.buffers[name])
