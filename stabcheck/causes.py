@@ -96,7 +96,6 @@ EXPLAINS: tuple[Explains, ...] = (
     ),
     Explains(("SC1102",), ("SC18", *TRAINING), "weights that are shared out over samples or heads mix them"),
     Explains(("SC1617",), ("SC1510",), "what is always the same has no gradient to bring"),
-    Explains(("SC0901",), ("SC1901",), "what no unit lets pass does not reach the output"),
     Explains(("SC1803",), ("SC1612",), "a model that sees the next token copies it"),
     Explains(("SC1808",), (*TRAINING, "SC0102", "SC0604", "SC20"), "what comes before a batch is part of its input"),
     Explains(("SC1807",), (*TRAINING, "SC1612"), "a likelihood that is no one has no least value"),

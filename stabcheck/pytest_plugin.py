@@ -141,11 +141,7 @@ class SetupFile(pytest.File):
         """One item for each check on each target."""
         for target in self._targets:
             target.collected = True
-        return [
-            CheckItem.of(self, target, check.id)
-            for target in self._targets
-            for check in target.checks
-        ]
+        return [CheckItem.of(self, target, check.id) for target in self._targets for check in target.checks]
 
 
 class _Unread(pytest.Module):

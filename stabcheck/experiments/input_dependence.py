@@ -176,7 +176,8 @@ def _effects(
         not_checked.append(NotChecked("whether inputs have an effect", why))
         return [], []
     place = end(found, {name: axes[name] for name in everything})
-    if place is None or not place.is_wiring or (place.may_be_rounding and is_wired(found)):
+    is_dead = place is not None and place.op is not None and _has_dead_rectifier(bench, place.op.module)
+    if place is None or not place.is_wiring or is_dead or (place.may_be_rounding and is_wired(found)):
         where = f" in {place.op.words}" if place and place.op else ""
         not_checked.append(
             NotChecked("whether inputs have an effect", f"their signal dies{where}, which other checks judge")
@@ -192,6 +193,12 @@ def _effects(
             remedy=_remedy(op.name.strip("_") if op else ""),
         )
     ], everything
+
+
+def _has_dead_rectifier(bench: Bench, module: str | None) -> bool:
+    """Whether a rectifier in that module, which may be written out as a product or a mask, let nothing pass in the trial."""
+    calls = bench.recording.rectifiers if bench.recording else ()
+    return any(call.module == (module or "") and bool(call.observed) and max(call.last_fired) < 0 for call in calls)
 
 
 def _tells_samples_apart(found: Subject) -> bool:

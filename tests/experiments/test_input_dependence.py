@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,8 @@ from stabcheck.check import Finding, Outcome, Skip
 from stabcheck.experiments.input_dependence import CHECK
 from stabcheck.trial.dependence.information import told
 from tests.experiments.dependence_cases import Model, padded, sequences, setup, texts
+from tests.recorded import recorded
+from tests.setups import classifier
 
 Make = Callable[..., Any]
 
@@ -694,3 +697,18 @@ def test_sets_of_many_sizes_are_not_judged_by_the_targets_beside_them(target: st
 
     with pytest.raises(Skip):
         run(make_bench, entry)
+
+
+def test_what_a_dead_rectifier_keeps_back_is_not_blamed_on_the_wiring(make_bench: Make) -> None:
+    class ByHand(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * (x > 0)
+
+    def model(bias: float) -> nn.Module:
+        first = nn.Linear(16, 32)
+        nn.init.constant_(first.bias, bias)
+        return nn.Sequential(first, ByHand(), nn.Linear(32, 4))
+
+    assert CHECK.run(recorded(make_bench, classifier(functools.partial(model, 0.0)))).findings == ()
+    with pytest.raises(Skip, match="their signal dies in mul in 1 .ByHand., which other checks judge"):
+        CHECK.run(recorded(make_bench, classifier(functools.partial(model, -50.0))))
