@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,25 @@ NO_RELATION = Rule(
     fix="look at some samples beside their labels: a shuffle, sort or filter of one without the other gives this, before the "
     "split too; a task whose rule shows late, such as parity, does as well",
 )
-RULES = (PREPARED, UNLIKE, UNRELATED_LABELS, CODED, UNSEEN, NO_RELATION)
+DOUBTFUL = Rule(
+    "SC1725",
+    "labels-doubted-by-neighbours",
+    "warn",
+    message="many labels of {side} look wrong: what its nearest samples in {other} tell is the label of a sample in {hits:.0%} "
+    "of the cases, where it is in {clean:.0%} for samples of {other}, whose inputs are much the same; about {wrong:.0%} of its "
+    "labels say nothing of the inputs",
+    fix="look at samples of {side} beside their labels: a join that matches wrong rows, a default for labels that are missing, "
+    "annotators who guess; if it is labelled more roughly on purpose, let the loss know, and train on fewer epochs",
+    why="Wrong labels are learnt by heart: the training loss is high until they are, and what is learnt of the rest gets lost.",
+)
+RULES = (PREPARED, UNLIKE, UNRELATED_LABELS, CODED, UNSEEN, NO_RELATION, DOUBTFUL)
+DOUBTED = 0.2
+"""Share of the agreement with neighbours that is missing on one side, from which on it is worth a look: annotators of public sets
+are wrong in 0 to 10 % of the cases (Northcutt et al. 2021)."""
+AS_STORED = 0.5
+"""Share of the training inputs that a second pass must bring again: what is drawn anew each time is harder to tell."""
+DOUBT_SIGMAS = 5.0
+"""Standard errors of the difference in agreement, as seen by neighbours of either side."""
 SHARP = 20.0
 """Standard errors of chance in full agreement, from which on neighbours would see a sixth of it."""
 LEARNT, TRANSFERRED = 0.1, 0.02
@@ -91,7 +110,7 @@ REHEARSAL = 4.0
 
 
 def labels(data: Data, val: Scan) -> Iterator[Finding]:
-    """SC1711, SC1712, SC1716."""
+    """SC1711, SC1712, SC1716, SC1719, SC1725."""
     from stabcheck.trial.data import contents
     from stabcheck.trial.data.neighbour_labels import relations
 
@@ -107,7 +126,7 @@ def labels(data: Data, val: Scan) -> Iterator[Finding]:
     if found is None:
         return
     data.measurements["label_agreement"] = {
-        name: round(getattr(found, name).kappa, 3) for name in ("train", "val", "across", "renamed")
+        name: round(getattr(found, name).kappa, 3) for name in ("train", "val", "across", "back", "renamed")
     }
     for side, mine, other in (("train_loader", found.train, found.val), ("val_loader", found.val, found.train)):
         if _apart(mine, other):
@@ -123,6 +142,7 @@ def labels(data: Data, val: Scan) -> Iterator[Finding]:
                 other_chance=other.by_chance,
             )
             return
+    yield from _doubtful(data, val, found)
     if max(r.sigmas for r in (found.train, found.val, found.across)) <= UNRELATED:
         yield from _strangers(data, val, found)
     if _is_renamed(found):
@@ -131,6 +151,37 @@ def labels(data: Data, val: Scan) -> Iterator[Finding]:
         yield CODED.at(
             None, source=data.source(val.key), names=said, hits=found.across.hits, renamed=found.renamed.hits
         )
+
+
+def _doubtful(data: Data, val: Scan, found: Relations) -> Iterator[Finding]:
+    """SC1725: the neighbours of either side tell the labels of the one worse than those of the other, of equal inputs."""
+    again = data.measurements.get("labels_kept", {}).get("met", 0)
+    if not found.alike or again < AS_STORED * data.train.samples:
+        return
+    for side, mine, clean, own, theirs, other in (
+        ("train_loader", found.back, found.val, found.train, found.across, val.key),
+        (val.key, found.across, found.train, found.val, found.back, "train_loader"),
+    ):
+        related = clean.kappa >= RELATED and clean.sigmas >= SIGMAS
+        missing = [1 - r.kappa / base.kappa for r, base in ((mine, clean), (own, theirs)) if base.kappa > 0]
+        sure = min(_sigmas_below(mine, clean), _sigmas_below(own, theirs)) >= DOUBT_SIGMAS
+        if related and sure and min(missing) >= DOUBTED:
+            yield DOUBTFUL.at(
+                None,
+                source=data.source(side),
+                side=side,
+                other=other,
+                hits=mine.hits,
+                clean=clean.hits,
+                wrong=missing[0],
+                count=mine.count,
+            )
+
+
+def _sigmas_below(one: Relation, other: Relation) -> float:
+    """Standard errors by which neighbours tell the labels of `one` worse than those of `other`."""
+    error = math.sqrt(sum(r.hits * (1 - r.hits) / r.count for r in (one, other)))
+    return (other.hits - one.hits) / max(error, 1e-9)
 
 
 def _strangers(data: Data, val: Scan, found: Relations) -> Iterator[Finding]:

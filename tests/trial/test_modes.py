@@ -52,7 +52,7 @@ def normed() -> dict[str, Any]:
 
 
 def scales_a_weight(session: Session, batch: Any) -> None:
-    weight = session.model[0].weight
+    weight = session.model[3].weight
     with undisturbed(session.model), torch.no_grad():
         weight.mul_(2)
 

@@ -19,6 +19,10 @@ MOST, FEWEST = 1200, 60
 WIDTH = 512
 """Numbers of a sample that are compared; a random part of larger ones."""
 NEIGHBOURS = 5
+UNLIKE = 0.1
+"""Distance between two distributions (the greatest of their distribution functions, half the sum of class shares, the relative
+one of their spreads) up to which inputs of two sides count as alike, and the same in standard errors where samples are few."""
+UNLIKE_SIGMAS = 1.7
 CLASSES = 100
 """Distinct labels from which on neighbours of the same one become too rare to be found."""
 
@@ -59,6 +63,12 @@ class Relations:
     on the other half."""
     names: dict[int, int]
     """Class in training -> class in validation, where they differ."""
+    back: Relation
+    """Of training in validation."""
+    alike: bool
+    """Whether the inputs of both sides spread alike, and are to their neighbours as those of one side are among themselves, in
+    distance and in the classes that these tell. Then labels that are made alike are told equally well; those of inputs
+    that are augmented, or drawn in other shares, are not."""
 
 
 def points(setup: TrainingSetup, scan: Scan) -> tuple[Array, Array] | None:
@@ -98,16 +108,20 @@ def relations(setup: TrainingSetup, train: Scan, val: Scan, seed: int) -> Relati
     if min(len(ty), len(vy)) < FEWEST or not 2 <= kinds <= min(CLASSES, len(ty) / 5):
         return None
     width = rng.permutation(tx.shape[1])[:WIDTH]
+    same_units = _spread_alike(tx[:, width], vx[:, width])
     # Each side in its own units: how they are scaled is another question.
     tx, vx = _units(tx[:, width]), _units(vx[:, width])
-    across = _vote(vx, tx, ty, own=False)
-    names, judged = _renamed(across, vy)
+    across, back = _vote(vx, tx, ty, own=False), _vote(tx, vx, vy, own=False)
+    train_own, val_own = _vote(tx, tx, ty, own=True), _vote(vx, vx, vy, own=True)
+    names, judged = _renamed(across[0], vy)
     return Relations(
-        _relation(_vote(tx, tx, ty, own=True), ty),
-        _relation(_vote(vx, vx, vy, own=True), vy),
-        _relation(across, vy),
+        _relation(train_own[0], ty),
+        _relation(val_own[0], vy),
+        _relation(across[0], vy),
         judged,
         {a: b for a, b in names.items() if a != b},
+        _relation(back[0], ty),
+        same_units and _alike(across, train_own) and _alike(back, val_own),
     )
 
 
@@ -116,13 +130,20 @@ def _units(rows: Array) -> Array:
     return np.asarray((rows - rows.mean(axis=0)) / np.where(spread > 0, spread, 1.0))
 
 
+def _spread_alike(one: Array, other: Array) -> bool:
+    spreads = np.stack([one.std(axis=0), other.std(axis=0)])
+    varying = spreads[:, (spreads > 0).all(axis=0)]
+    return varying.size > 0 and abs(float(np.median(np.log(varying[0] / varying[1])))) <= UNLIKE
+
+
 def _some(x: Array, y: Array, rng: np.random.Generator) -> tuple[Array, Array]:
     pick = rng.permutation(len(y))[:MOST]
     return x[pick], y[pick]
 
 
-def _vote(queries: Array, references: Array, labels: Array, *, own: bool) -> Array:
-    distances = (references**2).sum(axis=1)[None] - 2 * queries @ references.T
+def _vote(queries: Array, references: Array, labels: Array, *, own: bool) -> tuple[Array, Array]:
+    """What the neighbours of each query say, and how far the farthest of them is (squared)."""
+    distances = (references**2).sum(axis=1)[None] - 2 * queries @ references.T + (queries**2).sum(axis=1)[:, None]
     if own:
         np.fill_diagonal(distances, np.inf)
     k = min(NEIGHBOURS, len(references) - 1)
@@ -131,7 +152,20 @@ def _vote(queries: Array, references: Array, labels: Array, *, own: bool) -> Arr
     votes = np.zeros((len(queries), len(kinds)))
     for column in range(k):
         votes[np.arange(len(queries)), coded[nearest[:, column]]] += 1
-    return np.asarray(kinds[votes.argmax(axis=1)])
+    return np.asarray(kinds[votes.argmax(axis=1)]), np.take_along_axis(distances, nearest, axis=1).max(axis=1)
+
+
+def _alike(one: tuple[Array, Array], other: tuple[Array, Array]) -> bool:
+    (said, far), (said_there, far_there) = one, other
+    error = UNLIKE_SIGMAS * math.sqrt(1 / len(far) + 1 / len(far_there))
+    every = np.sort(np.concatenate([far, far_there]))
+    below = (np.searchsorted(np.sort(side), every, side="right") / len(side) for side in (far, far_there))
+    apart = float(np.abs(np.subtract(*below)).max())
+    kinds = np.unique(np.concatenate([said, said_there]))
+    shares = [np.array([(side == kind).mean() for kind in kinds]) for side in (said, said_there)]
+    # Of many classes the differences by chance add up.
+    moved, by_chance = float(np.abs(shares[0] - shares[1]).sum()) / 2, error / 2 * math.sqrt(len(kinds)) / 2
+    return apart <= max(UNLIKE, error) and moved <= max(UNLIKE, by_chance)
 
 
 def _relation(predicted: Array, labels: Array) -> Relation:

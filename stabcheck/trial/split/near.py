@@ -10,7 +10,14 @@ import numpy as np
 
 from stabcheck.trial.split.duplicates import rate_p, repeats
 from stabcheck.trial.split.neighbours import Neighbours, neighbours
-from stabcheck.trial.split.related import LOOKED_UP, STRAIGHT_ANYWAY, but_for_columns, in_between, reordered
+from stabcheck.trial.split.related import (
+    LOOKED_UP,
+    STRAIGHT_ANYWAY,
+    but_for_columns,
+    in_between,
+    reordered,
+    straight_by_chance,
+)
 from stabcheck.trial.split.sides import Split
 from stabcheck.trial.split.table import Column, Table
 
@@ -33,9 +40,24 @@ diabetes, iris, moons, blobs, sines and their random splits had one."""
 FAILS = 0.02
 """Share beyond training's own that fails: near-copies are no proof each, a fiftieth of the set is."""
 
-EVERYWHERE, SCATTER = 0.5, 0.05
-"""Share from which near-copies fail even where training is as full of them, and the most that even scatter may give
-there: half of the score is then for samples with a sibling in training."""
+EVERYWHERE, REPETITIVE = 0.5, 0.05
+"""Shares from which near-copies fail even where training is as full of them, as half of the score, or a twentieth, is then for
+samples with a sibling in training. The greater where samples of a class are few, or not known to be many: a class may
+well consist of views of one thing."""
+
+SCATTER = 0.1
+"""The most that even scatter may give, as a part of the share that is found."""
+
+MADE = 1e-3
+"""Chance of the numbers of versions (see `multiplicity`) up to which someone made them. Forms drawn at random, evenly or not,
+had 0.4 or more in 800 draws of 1100, one or three copies of all or of every third sample 2e-5 or less in 600; a copy of every third
+of 427 measurements has 1e-4."""
+
+EXACT = 0.01
+"""Ratio up to which one original is the only explanation, whatever the labels are."""
+
+PHRASES = 0.05
+"""Share of near-copies that language has by nature."""
 
 RARE = 0.02
 """Share of the training samples with an exact relative in training from which such relatives are in the nature of the data."""
@@ -100,9 +122,10 @@ def _judged(view: Neighbours, *, apart: bool, shows: float, width: int) -> Near:
         share, within = found / len(view.ratio), own / len(view.within)
         p = rate_p(found, len(view.ratio), own, len(view.within))
         # Language repeats its phrases: it is nothing like evenly scattered, and no single pair is a proof.
-        chance = max(view.chance(limit, apart=apart), SCATTER if view.view in {"tokens", "text"} else 0.0)
+        chance = max(view.chance(limit, apart=apart), PHRASES if view.view in {"tokens", "text"} else 0.0)
         verdict: Literal["warn", "fail"] | None = None
-        if share >= EVERYWHERE and chance <= SCATTER and not lattice:
+        full = REPETITIVE if apart or limit <= EXACT else EVERYWHERE
+        if share >= full and chance <= SCATTER * share and not lattice and view.made_p(limit) <= MADE:
             verdict = "fail"
         elif found >= FEW and share - within >= max(MATERIAL * shows, within / 3, chance) and p <= SURE:
             verdict = "fail" if share - within >= FAILS * shows else "warn"
@@ -137,15 +160,20 @@ def near_copies(split: Split, fresh: Array) -> list[Near]:
     if pair is not None:
         _, once = np.unique(train.inputs[train.kept], return_index=True)
         width = int(np.prod(pair[0].shape)) if isinstance(pair[0].rows, np.ndarray) else NARROW + 1
+        dimension = float(width)
         for view in neighbours(*pair, once, split.unlike(fresh)):
+            if view.view in {"values", "standardised"}:
+                dimension = min(dimension, *view.dimensions)
             named = replace(view, rows=val.kept[view.rows], nearest=train.kept[view.nearest])
             shows = view.searched / max(view.searched, split.train.source.total or len(once))
             found.append(_judged(named, apart=_large_classes(train), shows=shows, width=width))
-        found += _relatives(split, pair, once, fresh)
+        found += _relatives(split, pair, once, fresh, dimension)
     return found
 
 
-def _relatives(split: Split, pair: tuple[Column, Column], once: Array, fresh: Array) -> Iterator[Near]:
+def _relatives(
+    split: Split, pair: tuple[Column, Column], once: Array, fresh: Array, dimension: float
+) -> Iterator[Near]:
     """Exact relatives of other kinds, which count where hardly any training sample has one: except those in between, which
     training is full of too where it was filled up before the split."""
     train, val, rows = split.train.table, split.val.table, split.unlike(fresh)
@@ -160,7 +188,8 @@ def _relatives(split: Split, pair: tuple[Column, Column], once: Array, fresh: Ar
         looked_up = min(len(rows), LOOKED_UP) if view == "between" else len(rows)
         p = rate_p(len(same.rows), looked_up, round(same.within * len(once)), len(once))
         rare = same.within <= RARE and p <= SURE
-        told = len(same.rows) >= FEW and (same.within < STRAIGHT_ANYWAY if view == "between" else rare)
+        curved = same.within < STRAIGHT_ANYWAY and straight_by_chance(dimension) <= SCATTER * same.share
+        told = len(same.rows) >= FEW and (curved if view == "between" else rare)
         yield Near(
             view=view,
             how=HOW[view],

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from stabcheck.trial.split.multiplicity import made_p
 from stabcheck.trial.split.table import Column
 from stabcheck.trial.split.views import WIDTH, views
 
@@ -45,6 +46,8 @@ class Neighbours:
     ratio: Array
     within: Array
     """The ratio for training samples among the other training samples."""
+    around: Array
+    """(n, 10) distances from these to their nearest ones, by that to the tenth."""
     dimensions: tuple[float, float]
     """Intrinsic dimension between the fifth and the tenth neighbour, and between the tenth and the hundredth."""
 
@@ -56,6 +59,10 @@ class Neighbours:
         """
         dimension = self.dimensions[1] if apart else min(self.dimensions)
         return min(1.0, NEAR * float(ratio**dimension))
+
+    def made_p(self, ratio: float) -> float:
+        """Chance of so many training samples with just so many near-copies in training at this ratio."""
+        return made_p((self.around <= ratio).sum(axis=1), NEAR - 1)
 
 
 def neighbours(
@@ -83,6 +90,7 @@ def neighbours(
             distance=found[:, 0],
             ratio=_ratio(found),
             within=_ratio(own),
+            around=_around(own),
             dimensions=(_dimension(own, NEAR // 2, NEAR), _dimension(own, NEAR, own.shape[1])),
         )
 
@@ -110,9 +118,13 @@ def _search(references: Array, queries: Array, own: Array | None) -> tuple[Array
     return np.concatenate(distances), np.concatenate(places)
 
 
+def _around(distances: Array) -> Array:
+    scale = distances[:, NEAR - 1 : NEAR]
+    return np.where(scale > 0, distances[:, :NEAR] / np.where(scale > 0, scale, 1), 1.0)
+
+
 def _ratio(distances: Array) -> Array:
-    scale = distances[:, NEAR - 1]
-    return np.where(scale > 0, distances[:, 0] / np.where(scale > 0, scale, 1), 1.0)
+    return np.asarray(_around(distances)[:, 0])
 
 
 def _dimension(distances: Array, a: int, b: int) -> float:

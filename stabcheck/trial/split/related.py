@@ -126,6 +126,13 @@ def in_between(train: Column, val: Column, *, seed: int = 0) -> Related | None:
     )
 
 
+def straight_by_chance(dimension: float) -> float:
+    """Share of samples of this intrinsic dimension that have two of their neighbours on a line with them anyway: a detour of
+    STRAIGHT is a distance from the line of its square root, in each direction across."""
+    off_line: float = STRAIGHT ** (max(0.0, dimension - 1) / 2)
+    return min(1.0, NEAREST * (NEAREST - 1) / 2 * off_line)
+
+
 def _on_lines(
     base: torch.Tensor, asked: torch.Tensor, counts: torch.Tensor, unit: torch.Tensor, own: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
