@@ -6,7 +6,8 @@ by one, in eval and in training mode, weights and every generator held. What cha
 operation of the forward is then compared to find the one that drops it. Gates that start at zero are opened first; where a
 dead or saturated activation ends the signal, or it shrinks until rounding swallows it, other checks speak. An input that the
 model spends weights on in vain is looked at again after a few training steps; what is left out of a table, or of the arguments,
-is looked at for what it tells about the targets that nothing in use tells. The ids that embeddings are given are counted beside
+is looked at for what it tells about the targets that nothing in use tells; one of which zeros are made that something is
+multiplied with, over several batches. The ids that embeddings are given are counted beside
 the values that they are computed from. In padded sequences the embeddings of the
 padding, and those of everything else, are disturbed in turn. Over several batches, inputs are looked at for being all alike;
 where the model's call cannot be seen, the batches themselves are.

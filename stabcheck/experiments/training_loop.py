@@ -4,9 +4,11 @@
 Some calls of your own train_step, as they are, with each gradient followed through PyTorch's own hooks: which backward
 passes are in it when an optimizer uses it, whether it was used before, cleared, clipped before or after, still multiplied by
 the GradScaler. Accumulation, closures, several optimizers and two-pass steps (SAM, GANs, attacks) are told apart from mistakes,
-because only gradients that an optimizer uses count. Also: parameters that get gradients but have no optimizer, layers that
-the model does not list, tensors in an optimizer that are no longer the model's, graphs that outlive their step. Where the
-forward or the loss detaches a tensor, one batch is fitted as it is and, if that fails, with nothing detached.
+because only gradients that an optimizer uses count. Where two optimizers move the same parameters, whether the step of the one
+takes back what the other's gains, and only passes through them on its way. Also: parameters that get gradients but have no
+optimizer, layers that the model does not list, tensors in an optimizer that are no longer the model's, graphs that outlive
+their step. Where the forward or the loss detaches a tensor, one batch is fitted as it is and, if that fails, with nothing
+detached.
 
 ## Why it matters
 Misplaced or missing operations are among the most frequent silent bugs of PyTorch users. The loss often still falls for a
