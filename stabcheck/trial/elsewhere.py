@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from stabcheck.loading import load_entry
+from stabcheck.loading import EntryPoint, load_entry
 from stabcheck.targets import TargetError
 from stabcheck.trial import batches
 from stabcheck.trial.bench import Bench
@@ -93,15 +93,24 @@ def built_elsewhere(bench: Bench, checkpoint: str | None = None) -> Built | None
     return Built(weights, data)
 
 
-def build(job: dict[str, Any]) -> None:
-    """What happens in the other process; see `built_elsewhere`."""
+def load_here(job: dict[str, Any]) -> EntryPoint:
+    """The entry point in a fresh process that stands where the first one does: same folder, threads and seed.
+
+    Raises:
+        UserCodeError: it cannot be loaded there.
+    """
     os.chdir(job["folder"])
     torch.set_num_threads(job["threads"])
     seed_all(job["seed"])
     try:
-        entry = load_entry(job["target"], job["texts"])
+        return load_entry(job["target"], job["texts"])
     except TargetError as error:
         raise UserCodeError(STAGE, str(error)) from None
+
+
+def build(job: dict[str, Any]) -> None:
+    """What happens in the other process; see `built_elsewhere`."""
+    entry = load_here(job)
     seed_all(job["seed"])
     session = Session(entry.build())
     weights = {name: p.detach().cpu() for name, p in session.model.named_parameters()} if not job["checkpoint"] else {}

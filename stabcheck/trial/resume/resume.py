@@ -11,7 +11,6 @@ import ast
 import gc
 import math
 import mmap
-import os
 import re
 import tempfile
 from dataclasses import dataclass, field, replace
@@ -21,10 +20,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from stabcheck.loading import EntryPoint, load_entry
-from stabcheck.targets import TargetError
+from stabcheck.loading import EntryPoint
 from stabcheck.trial.bench import Bench
-from stabcheck.trial.nursery import STAGE
+from stabcheck.trial.elsewhere import load_here
 from stabcheck.trial.resume.cuts import BOUNDARY, Cut, Moment, Run
 from stabcheck.trial.resume.state import Leaf, State, fingerprint, generator_states, set_generators
 from stabcheck.trial.resume.uninterrupted import AFTER, Feed, eval_loss, files, take
@@ -98,13 +96,7 @@ def resume(bench: Bench, run: Run, cuts: list[Cut], trials: list[list[str]] | No
 
 def resumed(job: dict[str, Any]) -> None:
     """What happens in the fresh process; see `resume`."""
-    os.chdir(job["folder"])
-    torch.set_num_threads(job["threads"])
-    seed_all(job["seed"])
-    try:
-        entry = load_entry(job["target"], job["texts"])
-    except TargetError as error:
-        raise UserCodeError(STAGE, str(error)) from None
+    entry = load_here(job)
     device = torch.device(job["device"]) if job["device"] else None
     jobs = torch.load(job["payload"], weights_only=False)
     torch.save([_resume_one(entry, job["seed"], device, *one) for one in jobs], job["answer"])
